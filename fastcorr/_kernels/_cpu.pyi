@@ -1,0 +1,6 @@
+LEVEL: int
+OPENMP: int
+FORK_SAFE: bool
+ISAS: tuple[str, ...]
+
+def max_threads() -> int: ...

@@ -1,0 +1,1063 @@
+"""Direct 2-D cross-correlation and its kernel gradient.
+
+    y[i, j]  = sum over a, b of  X[o0 + i + a, o1 + j + b] * k[a, b]
+    dk[a, b] = sum over i, j of  conj(X[o0 + i + a, o1 + j + b]) * g[i, j]
+
+X is the image x continued beyond its edges by a boundary rule.  `correlate` computes any
+window of that plane (offset o, shape of y), so every mode, and the gradient to the image,
+is one call of it.
+
+The way of a tile of outputs: where its input lies inside an image of lanes at unit stride,
+the loops read the image in place; elsewhere `_gather` brings the input into a small scratch
+(boundary, strides, byte order, conversion to T).  Results go straight into y, or through a
+scratch tile where y has another stride or width.  Nothing else is ever copied.
+
+Order of summation: one accumulator per output element, a ascending, then b ascending (block
+by block for kernels of more than KA x KB taps).  It depends neither on the tile nor on the
+layout nor on the number of workers, so neither do the bits.
+
+Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
+"""
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport (
+    int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
+from libc.string cimport memcpy
+
+from fastcorr._kernels.simd cimport (
+    ACC, B_MAX, C_MAX, HAS_COMPLEX, T, V, vec, vkeep, vlane, vlast, vload, vmask, vsplat,
+    vstore, vswap, vturn, vzero,
+)
+
+cnp.import_array()
+
+cdef enum:
+    ROWS = 4            # output rows of a register tile (2 if complex)
+    KA = 64             # taps applied at once: bounds the scratch for any kernel
+    KB = 256
+    GRAD_ROWS = 32      # rows and lanes of g that are summed in registers before the sum
+    GRAD_LANES = 512    # goes to the table: bounds the rounding error and the scratch
+    GRAD_A = 24         # rows and columns of taps per task of the kernel gradient
+    GRAD_B = 256
+    L1 = 24 * 1024      # bytes of the first-level cache that a tile may count on
+    ALIGN = 64
+
+cdef enum Boundary:
+    FILL, WRAP, SYMM, MIRROR, NEAREST
+
+# What the Python side needs to know of the compile-time choices.
+BOUNDARIES = {"fill": FILL, "wrap": WRAP, "symm": SYMM, "mirror": MIRROR, "nearest": NEAREST}
+COMPLEX = bool(HAS_COMPLEX)
+LANES = V
+
+
+# ---------------------------------------------------------------- images, read and written
+
+cdef struct Plane:
+    char *data
+    Py_ssize_t H
+    Py_ssize_t W
+    Py_ssize_t s0       # strides in bytes
+    Py_ssize_t s1
+    char kind           # of a component as it lies in memory: NumPy's kind and item size
+    Py_ssize_t size
+    int comps           # components of an element: 2 if complex
+    bint swapped        # byte order is not ours
+    bint plain          # aligned, in our byte order
+    bint lanes          # moreover elements of T at unit stride: can be read in place
+    Boundary bound0
+    Boundary bound1
+    const T *fill       # one element of the result's type
+
+
+ctypedef fused item_t:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+    float
+    double
+    (long double)
+
+
+cdef inline void _convert(
+    const Plane *x, const item_t *p, Py_ssize_t stride, Py_ssize_t n, T *dst, int comps,
+) noexcept nogil:
+    """dst = n elements from p on, in `comps` components (imaginary part 0 of a real source)."""
+    cdef Py_ssize_t j, size = sizeof(item_t)
+    cdef int c, i
+    cdef item_t value
+    cdef char *byte = <char *> &value
+    cdef const char *src
+    if x.plain and comps == x.comps and stride == size * comps:
+        for j in range(n * comps):
+            dst[j] = <T> p[j]
+        return
+    for j in range(n):
+        for c in range(x.comps):
+            src = <const char *> p + j * stride + c * size
+            if x.swapped:
+                for i in range(size):
+                    byte[i] = src[size - 1 - i]
+            else:
+                memcpy(byte, src, size)
+            dst[j * comps + c] = <T> value
+        if comps > x.comps:
+            dst[j * comps + 1] = <T> 0
+
+
+cdef void _read(
+    const Plane *x, const char *p, Py_ssize_t stride, Py_ssize_t n, T *dst, int comps,
+) noexcept nogil:
+    if x.kind == c"f":
+        if x.size == sizeof(float):
+            _convert(x, <const float *> p, stride, n, dst, comps)
+        elif x.size == sizeof(double):
+            _convert(x, <const double *> p, stride, n, dst, comps)
+        else:
+            _convert(x, <const long double *> p, stride, n, dst, comps)
+    elif x.kind == c"i":
+        if x.size == 1:
+            _convert(x, <const int8_t *> p, stride, n, dst, comps)
+        elif x.size == 2:
+            _convert(x, <const int16_t *> p, stride, n, dst, comps)
+        elif x.size == 4:
+            _convert(x, <const int32_t *> p, stride, n, dst, comps)
+        else:
+            _convert(x, <const int64_t *> p, stride, n, dst, comps)
+    else:
+        if x.size == 1:
+            _convert(x, <const uint8_t *> p, stride, n, dst, comps)
+        elif x.size == 2:
+            _convert(x, <const uint16_t *> p, stride, n, dst, comps)
+        elif x.size == 4:
+            _convert(x, <const uint32_t *> p, stride, n, dst, comps)
+        else:
+            _convert(x, <const uint64_t *> p, stride, n, dst, comps)
+
+
+cdef Py_ssize_t _run(
+    Py_ssize_t i, Py_ssize_t n, Boundary bound, Py_ssize_t *step, Py_ssize_t *length,
+) noexcept nogil:
+    """Where index i of the continued axis lies in the axis of n elements; -1: the fill value.
+
+    The next `length` indices go on from there by `step`.
+    """
+    cdef Py_ssize_t p
+    step[0] = 1
+    if 0 <= i < n:
+        length[0] = n - i
+        return i
+    if bound == WRAP:
+        p = i % n
+        p = p + n if p < 0 else p
+        length[0] = n - p
+        return p
+    if bound == SYMM:
+        p = i % (2 * n)
+        p = p + 2 * n if p < 0 else p
+        if p < n:
+            length[0] = n - p
+            return p
+        step[0] = -1
+        length[0] = 2 * n - p
+        return 2 * n - 1 - p
+    if bound == MIRROR and n > 1:
+        p = i % (2 * n - 2)
+        p = p + 2 * n - 2 if p < 0 else p
+        if p < n - 1:
+            length[0] = n - p
+            return p
+        step[0] = -1
+        length[0] = 2 * n - 2 - p
+        return 2 * n - 2 - p
+    step[0] = 0
+    length[0] = -i if i < 0 else <Py_ssize_t> 1 << 62
+    if bound == FILL:
+        return -1
+    return 0 if i < 0 else n - 1
+
+
+cdef void _gather(
+    const Plane *x, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ssize_t cols,
+    T *dst, Py_ssize_t ld, int comps,
+) noexcept nogil:
+    """dst = the continued image's elements [i0, i0 + rows) x [j0, j0 + cols); 0 up to ld."""
+    cdef Py_ssize_t i, j, c, si, sj, n, step, length
+    for i in range(rows):
+        si = _run(i0 + i, x.H, x.bound0, &step, &length)
+        j = 0
+        while j < cols:
+            sj = _run(j0 + j, x.W, x.bound1, &step, &length)
+            n = min(length, cols - j)
+            if si < 0 or sj < 0:
+                for c in range(j, j + n):
+                    memcpy(dst + c * comps, x.fill, comps * sizeof(T))
+            else:
+                _read(x, x.data + si * x.s0 + sj * x.s1, step * x.s1, n, dst + j * comps, comps)
+            j += n
+        for j in range(cols * comps, ld):
+            dst[j] = <T> 0
+        dst += ld
+
+
+cdef void _scatter(
+    const T *src, Py_ssize_t ld, const Plane *y, Py_ssize_t i0, Py_ssize_t j0,
+    Py_ssize_t rows, Py_ssize_t cols,
+) noexcept nogil:
+    """y[i0:i0 + rows, j0:j0 + cols] = src, narrowed to bytes where y holds bytes."""
+    cdef Py_ssize_t i, j
+    cdef char *p
+    for i in range(rows):
+        p = y.data + (i0 + i) * y.s0 + j0 * y.s1
+        for j in range(cols):
+            if y.size == 1:
+                (<uint8_t *> p)[j * y.s1] = <uint8_t> src[j]
+            else:
+                memcpy(p + j * y.s1, src + j * y.comps, y.comps * sizeof(T))
+        src += ld
+
+
+cdef Plane _plane(cnp.ndarray a, int b0, int b1, cnp.ndarray fill):
+    """The last two axes of an array; fill is of the type of the result."""
+    cdef Plane p
+    cdef int nd = cnp.PyArray_NDIM(a)
+    cdef char kind = a.descr.kind
+    p.comps = 2 if kind == c"c" else 1
+    p.kind = c"f" if kind == c"c" else kind
+    p.size = cnp.PyArray_ITEMSIZE(a) // p.comps
+    p.data = cnp.PyArray_BYTES(a)
+    p.H = cnp.PyArray_DIM(a, nd - 2)
+    p.W = cnp.PyArray_DIM(a, nd - 1)
+    p.s0 = cnp.PyArray_STRIDE(a, nd - 2)
+    p.s1 = cnp.PyArray_STRIDE(a, nd - 1)
+    p.swapped = not cnp.PyArray_ISNOTSWAPPED(a)
+    p.plain = cnp.PyArray_ISALIGNED(a) and not p.swapped
+    p.lanes = (
+        p.plain
+        and p.size == sizeof(T) and (p.kind == c"f") == (<T> 0.5 != <T> 0)
+        and p.comps == (2 if cnp.PyArray_ISCOMPLEX(fill) else 1)
+        and p.s1 == cnp.PyArray_ITEMSIZE(a) and p.s0 % <Py_ssize_t> sizeof(T) == 0
+    )
+    p.bound0 = <Boundary> b0
+    p.bound1 = <Boundary> b1
+    p.fill = <const T *> cnp.PyArray_DATA(fill)
+    return p
+
+
+# ---------------------------------------------------------------- correlation: register tile
+
+# ROWS rows x up to four vectors of sums.  Fields, not an array: the compiler keeps fields of
+# a local struct in registers without first having to unroll a loop over them.
+# A complex tile has two output rows: a0, a1 gather x * re(k), x * im(k) of the first.
+cdef struct Tile:
+    vec a00
+    vec a01
+    vec a02
+    vec a03
+    vec a10
+    vec a11
+    vec a12
+    vec a13
+    vec a20
+    vec a21
+    vec a22
+    vec a23
+    vec a30
+    vec a31
+    vec a32
+    vec a33
+
+
+cdef inline void _taps(
+    Tile *t, const T *x, const T *k, Py_ssize_t ks, Py_ssize_t kb,
+    const int lo, const int hi, const int C, const bint cplx,
+) noexcept nogil:
+    """One input row against the tile's rows lo <= r < hi, which meet kernel row k - r * ks.
+
+    Each vector of x is loaded once and used by every row; lo, hi, C and cplx are literals in
+    every call, so all the conditions are gone when this is compiled.
+    """
+    cdef Py_ssize_t b, step = 2 if cplx else 1
+    cdef const T *k1 = k + 1 if cplx else k - ks
+    cdef const T *k2 = k - ks if cplx else k - 2 * ks
+    cdef const T *k3 = k - ks + 1 if cplx else k - 3 * ks
+    cdef bint on0 = lo <= 0 < hi
+    cdef bint on1 = on0 if cplx else lo <= 1 < hi
+    cdef bint on2 = lo <= 1 < hi if cplx else lo <= 2 < hi
+    cdef bint on3 = on2 if cplx else lo <= 3 < hi
+    cdef vec x0, x1, x2, x3, w
+    x1 = x2 = x3 = vzero()
+    for b in range(kb):
+        x0 = vload(x)
+        if C > 1:
+            x1 = vload(x + V)
+        if C > 2:
+            x2 = vload(x + 2 * V)
+            x3 = vload(x + 3 * V)
+        x += step
+        if on0:
+            w = vsplat(k + b * step)
+            t.a00 = t.a00 + x0 * w
+            if C > 1:
+                t.a01 = t.a01 + x1 * w
+            if C > 2:
+                t.a02 = t.a02 + x2 * w
+                t.a03 = t.a03 + x3 * w
+        if on1:
+            w = vsplat(k1 + b * step)
+            t.a10 = t.a10 + x0 * w
+            if C > 1:
+                t.a11 = t.a11 + x1 * w
+            if C > 2:
+                t.a12 = t.a12 + x2 * w
+                t.a13 = t.a13 + x3 * w
+        if on2:
+            w = vsplat(k2 + b * step)
+            t.a20 = t.a20 + x0 * w
+            if C > 1:
+                t.a21 = t.a21 + x1 * w
+            if C > 2:
+                t.a22 = t.a22 + x2 * w
+                t.a23 = t.a23 + x3 * w
+        if on3:
+            w = vsplat(k3 + b * step)
+            t.a30 = t.a30 + x0 * w
+            if C > 1:
+                t.a31 = t.a31 + x1 * w
+            if C > 2:
+                t.a32 = t.a32 + x2 * w
+                t.a33 = t.a33 + x3 * w
+
+
+cdef inline void _start(
+    vec *a0, vec *a1, vec *a2, vec *a3, const T *y, const bint load, const int C,
+) noexcept nogil:
+    a0[0] = vload(y) if load else vzero()
+    a1[0] = vload(y + V) if load and C > 1 else vzero()
+    a2[0] = vload(y + 2 * V) if load and C > 2 else vzero()
+    a3[0] = vload(y + 3 * V) if load and C > 2 else vzero()
+
+
+cdef inline void _finish(
+    vec a0, vec a1, vec a2, vec a3, T *y, const int C,
+) noexcept nogil:
+    vstore(y, a0)
+    if C > 1:
+        vstore(y + V, a1)
+    if C > 2:
+        vstore(y + 2 * V, a2)
+        vstore(y + 3 * V, a3)
+
+
+cdef inline void _tile(
+    const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t ka, Py_ssize_t kb,
+    T *y, Py_ssize_t ys, bint add, const int rows, const int C, const bint cplx,
+) noexcept nogil:
+    """y = (y if add else 0) + x correlated with k, for `rows` rows x C vectors of outputs."""
+    cdef Tile t
+    cdef Py_ssize_t i, lo, hi
+    cdef bint more1 = rows > 1
+    if add:
+        _start(&t.a00, &t.a01, &t.a02, &t.a03, y, True, C)
+        if cplx:
+            _start(&t.a10, &t.a11, &t.a12, &t.a13, y, False, C)
+            if more1:
+                _start(&t.a20, &t.a21, &t.a22, &t.a23, y + ys, True, C)
+                _start(&t.a30, &t.a31, &t.a32, &t.a33, y, False, C)
+        else:
+            if more1:
+                _start(&t.a10, &t.a11, &t.a12, &t.a13, y + ys, True, C)
+            if rows > 2:
+                _start(&t.a20, &t.a21, &t.a22, &t.a23, y + 2 * ys, True, C)
+                _start(&t.a30, &t.a31, &t.a32, &t.a33, y + 3 * ys, True, C)
+    else:
+        _start(&t.a00, &t.a01, &t.a02, &t.a03, y, False, C)
+        _start(&t.a10, &t.a11, &t.a12, &t.a13, y, False, C)
+        _start(&t.a20, &t.a21, &t.a22, &t.a23, y, False, C)
+        _start(&t.a30, &t.a31, &t.a32, &t.a33, y, False, C)
+
+    # Input row i meets output rows i - ka < r <= i.
+    for i in range(ka + rows - 1):
+        lo = max(i - ka + 1, 0)
+        hi = min(i + 1, rows)
+        if lo == 0:
+            if hi == rows:
+                _taps(&t, x, k, ks, kb, 0, rows, C, cplx)
+            elif rows > 1 and hi == 1:
+                _taps(&t, x, k, ks, kb, 0, 1, C, cplx)
+            elif rows > 2 and hi == 2:
+                _taps(&t, x, k, ks, kb, 0, 2, C, cplx)
+            elif rows > 2:
+                _taps(&t, x, k, ks, kb, 0, 3, C, cplx)
+        elif rows > 1 and lo == 1:
+            if hi == rows:
+                _taps(&t, x, k, ks, kb, 1, rows, C, cplx)
+            elif rows > 2 and hi == 2:
+                _taps(&t, x, k, ks, kb, 1, 2, C, cplx)
+            elif rows > 2:
+                _taps(&t, x, k, ks, kb, 1, 3, C, cplx)
+        elif rows > 2 and lo == 2:
+            if hi == rows:
+                _taps(&t, x, k, ks, kb, 2, rows, C, cplx)
+            else:
+                _taps(&t, x, k, ks, kb, 2, 3, C, cplx)
+        elif rows > 2:
+            _taps(&t, x, k, ks, kb, 3, rows, C, cplx)
+        x += xs
+        k += ks
+
+    if cplx:
+        _finish(t.a00 + vturn(t.a10), t.a01 + vturn(t.a11), t.a02 + vturn(t.a12),
+                t.a03 + vturn(t.a13), y, C)
+        if more1:
+            _finish(t.a20 + vturn(t.a30), t.a21 + vturn(t.a31), t.a22 + vturn(t.a32),
+                    t.a23 + vturn(t.a33), y + ys, C)
+    else:
+        _finish(t.a00, t.a01, t.a02, t.a03, y, C)
+        if more1:
+            _finish(t.a10, t.a11, t.a12, t.a13, y + ys, C)
+        if rows > 2:
+            _finish(t.a20, t.a21, t.a22, t.a23, y + 2 * ys, C)
+            _finish(t.a30, t.a31, t.a32, t.a33, y + 3 * ys, C)
+
+
+cdef inline void _strip(
+    const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t ka, Py_ssize_t kb,
+    T *y, Py_ssize_t ys, Py_ssize_t cols, bint add, const int rows, const bint cplx,
+) noexcept nogil:
+    """`rows` rows of cols >= V lanes.  The last vector is moved left onto its neighbour
+    where the width is no multiple of V: the same sums again, so no scalar tail."""
+    cdef Py_ssize_t j = 0
+    while j < cols:
+        if C_MAX > 2 and cols - j >= 4 * V:
+            _tile(x + j, xs, k, ks, ka, kb, y + j, ys, add, rows, 4, cplx)
+            j += 4 * V
+        elif cols - j >= 2 * V:
+            _tile(x + j, xs, k, ks, ka, kb, y + j, ys, add, rows, 2, cplx)
+            j += 2 * V
+        else:
+            j = min(j, cols - V)
+            _tile(x + j, xs, k, ks, ka, kb, y + j, ys, add, rows, 1, cplx)
+            j += V
+
+
+cdef void _block(
+    const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t ka, Py_ssize_t kb,
+    T *y, Py_ssize_t ys, Py_ssize_t rows, Py_ssize_t cols, bint add, bint cplx,
+) noexcept nogil:
+    """rows x cols lanes of outputs, cols >= V (a multiple of V where add)."""
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        if cplx:
+            if HAS_COMPLEX and rows - i >= 2:
+                _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 2, True)
+                x += 2 * xs
+                y += 2 * ys
+                i += 2
+            elif HAS_COMPLEX:
+                _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 1, True)
+                return
+        elif rows - i >= ROWS:
+            _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, ROWS, False)
+            x += ROWS * xs
+            y += ROWS * ys
+            i += ROWS
+        elif rows - i >= 2:
+            _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 2, False)
+            x += 2 * xs
+            y += 2 * ys
+            i += 2
+        else:
+            _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 1, False)
+            return
+
+
+# ---------------------------------------------------------------- correlation: cache tiles
+
+cdef struct Rect:           # a part of y, cut into tiles
+    Py_ssize_t i0
+    Py_ssize_t j0
+    Py_ssize_t rows
+    Py_ssize_t cols
+    Py_ssize_t th
+    Py_ssize_t tw
+    Py_ssize_t across       # tiles per row of tiles
+    Py_ssize_t first        # number of its first tile
+    bint in_place
+
+cdef struct Job:
+    Plane x
+    Plane y
+    const T *k
+    Py_ssize_t ka
+    Py_ssize_t kb
+    Py_ssize_t o0
+    Py_ssize_t o1
+    int comps
+    bint banded             # more than KA x KB taps
+    const cnp.intp_t *planes    # byte offsets of x, k, y for each plane
+    Py_ssize_t n_planes
+    Rect rect[5]            # the interior, then the borders: top, bottom, left, right
+    int n_rects
+    Py_ssize_t tiles        # per plane
+    Py_ssize_t room         # scratch of a worker: lanes of input, of output
+    Py_ssize_t room_out
+
+
+cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    return (n + m - 1) // m * m
+
+
+cdef inline Py_ssize_t _ld_in(const Job *job, Py_ssize_t cols) noexcept nogil:
+    """Lanes of a scratch row that feeds `cols` columns of outputs, whole vectors of them."""
+    return _round_up(cols * job.comps, V) + (min(job.kb, KB) - 1) * job.comps
+
+
+cdef void _add_rect(
+    Job *job, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1, bint in_place, int n,
+) noexcept nogil:
+    """Cut y[i0:i1, j0:j1] into tiles that suit the caches and n workers."""
+    cdef Rect r
+    cdef Py_ssize_t ka = min(job.ka, KA), kb = min(job.kb, KB), macs
+    if i1 <= i0 or j1 <= j0:
+        return
+    r.i0, r.j0, r.rows, r.cols, r.in_place = i0, j0, i1 - i0, j1 - j0, in_place
+    # Width: the input rows of a register tile stay in L1 from one tile to the next below it.
+    r.tw = L1 // <Py_ssize_t> sizeof(T) // (ka + ROWS - 1) - kb * job.comps
+    if not in_place:
+        r.tw = min(r.tw, 1024)
+    r.tw = min(max(r.tw // (4 * V) * 4 * V, 8 * V) // job.comps, r.cols)
+    # The last tile of a row takes in a remainder of less than a vector.
+    r.across = max((r.cols + r.tw - V // job.comps) // r.tw, 1)
+    # Height: work enough for a task, tasks enough for the workers, scratch within L2.
+    macs = r.tw * job.ka * job.kb
+    r.th = max((1 << 22) // macs, ROWS)
+    if n > 1:
+        r.th = min(r.th, _round_up(r.rows // (4 * n) + 1, ROWS))
+    if not in_place:
+        r.th = min(r.th, max(ka // ROWS * ROWS, 32))
+    r.th = min(r.th, r.rows)
+    r.first = job.tiles
+    job.tiles += r.across * ((r.rows + r.th - 1) // r.th)
+    if not in_place:
+        job.room = max(job.room, (r.th + ka - 1) * _ld_in(job, r.tw + V))
+    if job.banded or not job.y.lanes or r.cols * job.comps < V:
+        job.room_out = max(job.room_out, r.th * _round_up((r.tw + V) * job.comps, V))
+    job.rect[job.n_rects] = r
+    job.n_rects += 1
+
+
+cdef void _layout(Job *job, int n) noexcept nogil:
+    """The rectangles of y: what can be read in place, and the borders around it."""
+    cdef Py_ssize_t i0, i1, j0, j1, rows = job.y.H, cols = job.y.W
+    i0 = min(max(-job.o0, 0), rows)
+    j0 = min(max(-job.o1, 0), cols)
+    i1 = min(job.x.H - job.ka - job.o0 + 1, rows)
+    j1 = min(job.x.W - job.kb - job.o1 + 1, cols)
+    job.n_rects = 0
+    job.tiles = job.room = job.room_out = 0
+    if job.banded or not job.x.lanes or i1 <= i0 or (j1 - j0) * job.comps < V:
+        _add_rect(job, 0, rows, 0, cols, False, n)
+        return
+    _add_rect(job, i0, i1, j0, j1, True, n)
+    _add_rect(job, 0, i0, 0, cols, False, n)
+    _add_rect(job, i1, rows, 0, cols, False, n)
+    _add_rect(job, i0, i1, 0, j0, False, n)
+    _add_rect(job, i0, i1, j1, cols, False, n)
+
+
+cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
+    """Compute one tile of one plane."""
+    cdef Plane x = job.x, y = job.y
+    cdef const T *k = job.k
+    cdef const cnp.intp_t *offset = job.planes + number // job.tiles * 3
+    cdef const Rect *r = &job.rect[0]
+    cdef Py_ssize_t i, j, a, b, a1, b1, rows, cols, width, xs, ys
+    cdef int n
+    cdef T *out = scratch + job.room
+    cdef const T *src
+    cdef bint direct
+    x.data += offset[0]
+    k = <const T *> (<const char *> k + offset[1])
+    y.data += offset[2]
+    number = number % job.tiles
+    for n in range(1, job.n_rects):
+        if number >= job.rect[n].first:
+            r = &job.rect[n]
+    number -= r.first
+    i = number // r.across * r.th
+    j = number % r.across * r.tw
+    rows = min(r.th, r.rows - i)
+    cols = r.tw if number % r.across < r.across - 1 else r.cols - j
+    i += r.i0
+    j += r.j0
+    width = cols * job.comps
+    direct = y.lanes and not job.banded and width >= V
+    if direct:
+        ys = y.s0 // <Py_ssize_t> sizeof(T)
+        out = <T *> (y.data + i * y.s0 + j * y.s1)
+    else:
+        ys = width = _round_up(width, V)
+    if r.in_place:
+        src = <const T *> (x.data + (job.o0 + i) * x.s0 + (job.o1 + j) * x.s1)
+        _block(src, x.s0 // <Py_ssize_t> sizeof(T), k, job.kb * job.comps, job.ka, job.kb,
+               out, ys, rows, width, False, job.comps == 2)
+    else:
+        xs = _ld_in(job, cols)
+        a = 0
+        while a < job.ka:
+            a1 = min(job.ka - a, KA)
+            b = 0
+            while b < job.kb:
+                b1 = min(job.kb - b, KB)
+                _gather(&x, job.o0 + i + a, job.o1 + j + b, rows + a1 - 1, cols + b1 - 1,
+                        scratch, xs, job.comps)
+                _block(scratch, xs, k + (a * job.kb + b) * job.comps, job.kb * job.comps,
+                       a1, b1, out, ys, rows, width, a + b > 0, job.comps == 2)
+                b += KB
+            a += KA
+    if not direct:
+        _scatter(out, ys, &y, i, j, rows, cols)
+
+
+cdef double _MACS_PER_CHECK = 2e8       # multiply-adds of a worker between looks for Ctrl-C
+cdef double _MACS_PER_GRAB = 1e5        # … and between visits to the queue of tasks
+
+
+def correlate(
+    cnp.ndarray x not None,         # IN   (…, H, W), any layout and dtype
+    cnp.ndarray k not None,         # IN   (…, kh, kw), C-contiguous, of y's dtype; lanes for bytes
+    cnp.ndarray y not None,         # OUT  (…, oh, ow), aligned, native
+    Py_ssize_t o0, Py_ssize_t o1,   # y[0, 0] meets k[0, 0] at X[o0, o1]
+    int bound0, int bound1,         # of BOUNDARIES, per axis
+    cnp.ndarray fill not None,      # IN   one element, of k's dtype
+    cnp.ndarray planes not None,    # IN   (n, 3) intp: byte offsets of each plane in x, k, y
+    int workers,
+):
+    """y = x correlated with k, plane by plane."""
+    cdef Job job
+    cdef Py_ssize_t total, start, stop, step, grab, room, t
+    cdef double macs
+    cdef T *scratch
+    cdef T *base
+    job.x = _plane(x, bound0, bound1, fill)
+    job.y = _plane(y, FILL, FILL, fill)
+    job.k = <const T *> cnp.PyArray_DATA(k)
+    job.ka = cnp.PyArray_DIM(k, cnp.PyArray_NDIM(k) - 2)
+    job.kb = cnp.PyArray_DIM(k, cnp.PyArray_NDIM(k) - 1)
+    job.o0, job.o1 = o0, o1
+    job.comps = job.y.comps
+    job.banded = job.ka > KA or job.kb > KB
+    job.planes = <const cnp.intp_t *> cnp.PyArray_DATA(planes)
+    job.n_planes = cnp.PyArray_DIM(planes, 0)
+    if job.y.H * job.y.W * job.n_planes == 0:
+        return
+    _layout(&job, workers)
+    total = job.tiles * job.n_planes
+    macs = <double> job.y.H * job.y.W * job.ka * job.kb * job.comps * job.comps / job.tiles
+    grab = <Py_ssize_t> max(min(_MACS_PER_GRAB / macs, total // (4.0 * workers)), 1.0)
+    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / macs * workers, total), 4 * workers)
+    room = _round_up(job.room + job.room_out, ALIGN)
+    job.room = _round_up(job.room, ALIGN // sizeof(T))
+    room += ALIGN
+    base = <T *> PyMem_RawMalloc((room * workers) * sizeof(T) + ALIGN)
+    if base == NULL:
+        raise MemoryError("no memory for the scratch of fastcorr's workers")
+    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
+    try:
+        with nogil:
+            start = 0
+            while start < total:
+                stop = min(start + step, total)
+                for t in prange(start, stop, schedule="dynamic", chunksize=grab,
+                                num_threads=workers, use_threads_if=workers > 1):
+                    _task(&job, t, scratch + threadid() * room)
+                if stop < total:
+                    with gil:
+                        PyErr_CheckSignals()
+                start = stop
+    finally:
+        PyMem_RawFree(base)
+
+
+# ---------------------------------------------------------------- kernel gradient
+
+# Up to three rows x eight columns of taps, each a vector of partial sums.
+# Complex: one row of taps, a0 gathers x * g and a1 gathers x * (g with re and im swapped).
+cdef struct Dots:
+    vec a00
+    vec a01
+    vec a02
+    vec a03
+    vec a04
+    vec a05
+    vec a06
+    vec a07
+    vec a10
+    vec a11
+    vec a12
+    vec a13
+    vec a14
+    vec a15
+    vec a16
+    vec a17
+    vec a20
+    vec a21
+    vec a22
+    vec a23
+    vec a24
+    vec a25
+    vec a26
+    vec a27
+
+
+cdef inline void _dot(
+    Dots *d, const T *x, const T *g, Py_ssize_t gs, vmask mask, const bint masked,
+    const int A, const int B, const bint cplx,
+) noexcept nogil:
+    """One vector of g's columns against the taps: d[r][b] += x[b:] * g[-r]."""
+    cdef Py_ssize_t step = 2 if cplx else 1
+    cdef vec x0, g0, g1, g2
+    g0 = g1 = g2 = vload(g)
+    if A > 1:
+        g1 = vload(g - gs)
+    if A > 2:
+        g2 = vload(g - 2 * gs)
+    if masked:
+        g0, g1, g2 = vkeep(g0, mask), vkeep(g1, mask), vkeep(g2, mask)
+    if cplx:
+        g1 = vswap(g0)
+    x0 = vkeep(vload(x), mask) if masked else vload(x)
+    d.a00 = d.a00 + x0 * g0
+    if A > 1 or cplx:
+        d.a10 = d.a10 + x0 * g1
+    if A > 2:
+        d.a20 = d.a20 + x0 * g2
+    if B > 1:
+        x0 = vkeep(vload(x + step), mask) if masked else vload(x + step)
+        d.a01 = d.a01 + x0 * g0
+        if A > 1 or cplx:
+            d.a11 = d.a11 + x0 * g1
+        if A > 2:
+            d.a21 = d.a21 + x0 * g2
+    if B > 2:
+        x0 = vkeep(vload(x + 2 * step), mask) if masked else vload(x + 2 * step)
+        d.a02 = d.a02 + x0 * g0
+        if A > 1 or cplx:
+            d.a12 = d.a12 + x0 * g1
+        if A > 2:
+            d.a22 = d.a22 + x0 * g2
+    if B > 3:
+        x0 = vkeep(vload(x + 3 * step), mask) if masked else vload(x + 3 * step)
+        d.a03 = d.a03 + x0 * g0
+        if A > 1 or cplx:
+            d.a13 = d.a13 + x0 * g1
+        if A > 2:
+            d.a23 = d.a23 + x0 * g2
+    if B > 4:
+        x0 = vkeep(vload(x + 4 * step), mask) if masked else vload(x + 4 * step)
+        d.a04 = d.a04 + x0 * g0
+        if A > 1 or cplx:
+            d.a14 = d.a14 + x0 * g1
+        if A > 2:
+            d.a24 = d.a24 + x0 * g2
+    if B > 5:
+        x0 = vkeep(vload(x + 5 * step), mask) if masked else vload(x + 5 * step)
+        d.a05 = d.a05 + x0 * g0
+        if A > 1 or cplx:
+            d.a15 = d.a15 + x0 * g1
+        if A > 2:
+            d.a25 = d.a25 + x0 * g2
+    if B > 6:
+        x0 = vkeep(vload(x + 6 * step), mask) if masked else vload(x + 6 * step)
+        d.a06 = d.a06 + x0 * g0
+        if A > 1 or cplx:
+            d.a16 = d.a16 + x0 * g1
+        if A > 2:
+            d.a26 = d.a26 + x0 * g2
+    if B > 7:
+        x0 = vkeep(vload(x + 7 * step), mask) if masked else vload(x + 7 * step)
+        d.a07 = d.a07 + x0 * g0
+        if A > 1 or cplx:
+            d.a17 = d.a17 + x0 * g1
+        if A > 2:
+            d.a27 = d.a27 + x0 * g2
+
+
+cdef inline void _sum(vec v, vec w, ACC *dst, const bint cplx) noexcept nogil:
+    """Add the lanes to the table, first to last."""
+    cdef Py_ssize_t i
+    cdef ACC s = <ACC> 0, u = <ACC> 0
+    for i in range(V):
+        s += <ACC> vlane(v, i)
+    dst[0] += s
+    if cplx:
+        for i in range(0, V, 2):
+            u += <ACC> vlane(w, i)
+            u -= <ACC> vlane(w, i + 1)
+        dst[1] += u
+
+
+cdef inline void _dots(
+    const T *x, Py_ssize_t xs, const T *g, Py_ssize_t gs, Py_ssize_t rows, Py_ssize_t width,
+    Py_ssize_t tail, ACC *table, Py_ssize_t ts, const int A, const int B, const bint cplx,
+) noexcept nogil:
+    """table[r, b] += sum of x[i, j + b] * g[i - r, j] over `rows` rows and `width` lanes, of
+    which the last `tail` fill no vector: there the last V lanes, all but `tail` masked."""
+    cdef Dots d
+    cdef Py_ssize_t i, j, step = 2 if cplx else 1
+    cdef vmask mask = vlast(tail)
+    d.a00 = d.a01 = d.a02 = d.a03 = d.a04 = d.a05 = d.a06 = d.a07 = vzero()
+    d.a10 = d.a11 = d.a12 = d.a13 = d.a14 = d.a15 = d.a16 = d.a17 = vzero()
+    d.a20 = d.a21 = d.a22 = d.a23 = d.a24 = d.a25 = d.a26 = d.a27 = vzero()
+    for i in range(rows):
+        j = 0
+        while j + V <= width:
+            _dot(&d, x + j, g + j, gs, mask, False, A, B, cplx)
+            j += V
+        if tail > 0:
+            _dot(&d, x + width - V, g + width - V, gs, mask, True, A, B, cplx)
+        x += xs
+        g += gs
+    _sum(d.a00, d.a10, table, cplx)
+    if A > 1:
+        _sum(d.a10, d.a10, table + ts, False)
+    if A > 2:
+        _sum(d.a20, d.a20, table + 2 * ts, False)
+    if B > 1:
+        _sum(d.a01, d.a11, table + step, cplx)
+        if A > 1:
+            _sum(d.a11, d.a11, table + ts + step, False)
+        if A > 2:
+            _sum(d.a21, d.a21, table + 2 * ts + step, False)
+    if B > 2:
+        _sum(d.a02, d.a12, table + 2 * step, cplx)
+        if A > 1:
+            _sum(d.a12, d.a12, table + ts + 2 * step, False)
+        if A > 2:
+            _sum(d.a22, d.a22, table + 2 * ts + 2 * step, False)
+    if B > 3:
+        _sum(d.a03, d.a13, table + 3 * step, cplx)
+        if A > 1:
+            _sum(d.a13, d.a13, table + ts + 3 * step, False)
+        if A > 2:
+            _sum(d.a23, d.a23, table + 2 * ts + 3 * step, False)
+    if B > 4:
+        _sum(d.a04, d.a14, table + 4 * step, cplx)
+        if A > 1:
+            _sum(d.a14, d.a14, table + ts + 4 * step, False)
+        if A > 2:
+            _sum(d.a24, d.a24, table + 2 * ts + 4 * step, False)
+    if B > 5:
+        _sum(d.a05, d.a15, table + 5 * step, cplx)
+        if A > 1:
+            _sum(d.a15, d.a15, table + ts + 5 * step, False)
+        if A > 2:
+            _sum(d.a25, d.a25, table + 2 * ts + 5 * step, False)
+    if B > 6:
+        _sum(d.a06, d.a16, table + 6 * step, cplx)
+        if A > 1:
+            _sum(d.a16, d.a16, table + ts + 6 * step, False)
+        if A > 2:
+            _sum(d.a26, d.a26, table + 2 * ts + 6 * step, False)
+    if B > 7:
+        _sum(d.a07, d.a17, table + 7 * step, cplx)
+        if A > 1:
+            _sum(d.a17, d.a17, table + ts + 7 * step, False)
+        if A > 2:
+            _sum(d.a27, d.a27, table + 2 * ts + 7 * step, False)
+
+
+cdef inline void _dots_a(
+    const T *x, Py_ssize_t xs, const T *g, Py_ssize_t gs, Py_ssize_t rows, Py_ssize_t width,
+    Py_ssize_t tail, ACC *table, Py_ssize_t ts, int nb, const int A, const bint cplx,
+) noexcept nogil:
+    if nb == 1:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 1, cplx)
+    elif nb == 2:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 2, cplx)
+    elif nb == 3:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 3, cplx)
+    elif B_MAX <= 4 or nb == 4:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 4, cplx)
+    elif nb == 5:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 5, cplx)
+    elif nb == 6:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 6, cplx)
+    elif nb == 7:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 7, cplx)
+    else:
+        _dots(x, xs, g, gs, rows, width, tail, table, ts, A, 8, cplx)
+
+
+cdef void _dot_rows(
+    const T *x, Py_ssize_t xs, const T *g, Py_ssize_t gs, Py_ssize_t rows, Py_ssize_t width,
+    Py_ssize_t tail, ACC *table, Py_ssize_t ts, int na, int nb, bint cplx,
+) noexcept nogil:
+    """na rows of taps at once where all of them meet a row of g, the ends row by row."""
+    cdef Py_ssize_t r, m
+    if cplx:
+        if HAS_COMPLEX:
+            _dots_a(x, xs, g, gs, rows, width, tail, table, ts, nb, 1, True)
+        return
+    m = max(rows - na + 1, 0)
+    if na == 1:
+        _dots_a(x, xs, g, gs, m, width, tail, table, ts, nb, 1, False)
+        return
+    elif na == 2:
+        _dots_a(x + xs, xs, g + gs, gs, m, width, tail, table, ts, nb, 2, False)
+    else:
+        _dots_a(x + 2 * xs, xs, g + 2 * gs, gs, m, width, tail, table, ts, nb, 3, False)
+    for r in range(na):
+        m = min(na - 1 - r, rows)
+        _dots_a(x + r * xs, xs, g, gs, m, width, tail, table + r * ts, ts, nb, 1, False)
+        m = max(rows - r, m)
+        _dots_a(x + (m + r) * xs, xs, g + m * gs, gs, rows - m, width, tail,
+                table + r * ts, ts, nb, 1, False)
+
+
+cdef struct GradJob:
+    Plane x
+    Plane g
+    ACC *table
+    Py_ssize_t ka
+    Py_ssize_t kb
+    Py_ssize_t o0
+    Py_ssize_t o1
+    int comps
+    const cnp.intp_t *planes
+    Py_ssize_t slabs        # of rows of g; one partial sum each
+    Py_ssize_t na           # blocks of taps
+    Py_ssize_t nb
+    Py_ssize_t room_x
+
+
+cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept nogil:
+    """One block of taps over one slab of rows of one plane."""
+    cdef Plane x = job.x, g = job.g
+    cdef Py_ssize_t comps = job.comps, plane, slab, i, j, a0, b0, a, b, la, lb, na, nb
+    cdef Py_ssize_t rows, cols, width, tail, xs, gs, i1, j0, xi, xj
+    cdef const T *px
+    cdef const T *pg
+    cdef ACC *table
+    b0 = number % job.nb * GRAD_B
+    number //= job.nb
+    a0 = number % job.na * GRAD_A
+    number //= job.na
+    slab = number % job.slabs
+    plane = number // job.slabs
+    x.data += job.planes[3 * plane]
+    g.data += job.planes[3 * plane + 1]
+    la = min(job.ka - a0, GRAD_A)
+    lb = min(job.kb - b0, GRAD_B)
+    table = job.table + ((number * job.ka + a0) * job.kb + b0) * comps
+    i1 = g.H * (slab + 1) // job.slabs
+    i = g.H * slab // job.slabs
+    while i < i1:
+        rows = min(i1 - i, GRAD_ROWS)
+        j0 = 0
+        while j0 < g.W:
+            j = j0
+            cols = min(g.W - j, GRAD_LANES // comps)
+            tail = cols * comps % V
+            if cols * comps < V:
+                # Start further left: lanes that are masked, but make a whole vector.
+                j -= V // comps - cols
+                cols = V // comps
+            width = cols * comps
+            if g.lanes and j >= 0:
+                pg = <const T *> (g.data + i * g.s0 + j * g.s1)
+                gs = g.s0 // <Py_ssize_t> sizeof(T)
+            else:
+                pg = scratch + job.room_x
+                gs = width
+                _gather(&g, i, j, rows, cols, scratch + job.room_x, gs, comps)
+            xi, xj = job.o0 + i + a0, job.o1 + j + b0
+            if (x.lanes and xi >= 0 and xi + rows + la - 1 <= x.H
+                    and xj >= 0 and xj + cols + lb - 1 <= x.W):
+                px = <const T *> (x.data + xi * x.s0 + xj * x.s1)
+                xs = x.s0 // <Py_ssize_t> sizeof(T)
+            else:
+                px = scratch
+                xs = width + (lb - 1) * comps
+                _gather(&x, xi, xj, rows + la - 1, cols + lb - 1, scratch, xs, comps)
+            a = 0
+            while a < la:       # groups of equal size, give or take one
+                na = 1 if comps == 2 else (la - a + (la - a + 2) // 3 - 1) // ((la - a + 2) // 3)
+                b = 0
+                while b < lb:
+                    nb = (lb - b + B_MAX - 1) // B_MAX
+                    nb = (lb - b + nb - 1) // nb
+                    _dot_rows(px + a * xs + b * comps, xs, pg, gs, rows, width, tail,
+                              table + (a * job.kb + b) * comps, job.kb * comps, na, nb,
+                              comps == 2)
+                    b += nb
+                a += na
+            j0 += GRAD_LANES // comps
+        i += GRAD_ROWS
+
+
+def correlate_kernel_grad(
+    cnp.ndarray x not None,         # IN   (…, H, W), any layout and dtype
+    cnp.ndarray g not None,         # IN   (…, oh, ow), likewise
+    cnp.ndarray table not None,     # OUT  (n, slabs, kh, kw), zeros, C-contiguous, of ACC
+    Py_ssize_t o0, Py_ssize_t o1,
+    int bound0, int bound1,
+    cnp.ndarray fill not None,      # IN   one element, of the lanes' dtype
+    cnp.ndarray planes not None,    # IN   (n, 3) intp: byte offsets of each plane in x, g, –
+    int workers,
+):
+    """table[p, s] = kernel gradient of plane p over slab s of the rows of g."""
+    cdef GradJob job
+    cdef Py_ssize_t total, start, stop, step, room, t
+    cdef double macs
+    cdef T *scratch
+    cdef T *base
+    job.x = _plane(x, bound0, bound1, fill)
+    job.g = _plane(g, FILL, FILL, fill)
+    job.table = <ACC *> cnp.PyArray_DATA(table)
+    job.slabs = cnp.PyArray_DIM(table, 1)
+    job.ka = cnp.PyArray_DIM(table, 2)
+    job.kb = cnp.PyArray_DIM(table, 3)
+    job.o0, job.o1 = o0, o1
+    job.comps = 2 if cnp.PyArray_ISCOMPLEX(fill) else 1
+    job.planes = <const cnp.intp_t *> cnp.PyArray_DATA(planes)
+    job.na = (job.ka + GRAD_A - 1) // GRAD_A
+    job.nb = (job.kb + GRAD_B - 1) // GRAD_B
+    total = cnp.PyArray_DIM(planes, 0) * job.slabs * job.na * job.nb
+    if total == 0:
+        return
+    job.room_x = ((GRAD_ROWS + min(job.ka, GRAD_A) - 1)
+                  * (min(g.shape[g.ndim - 1] * job.comps, GRAD_LANES) + V
+                     + (min(job.kb, GRAD_B) - 1) * job.comps))
+    job.room_x = _round_up(job.room_x, ALIGN)
+    room = job.room_x + _round_up(GRAD_ROWS * (GRAD_LANES + V), ALIGN)
+    macs = (<double> job.g.H * job.g.W * job.ka * job.kb * job.comps * job.comps
+            / (job.slabs * job.na * job.nb))
+    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), 4 * workers)
+    base = <T *> PyMem_RawMalloc((room * workers) * sizeof(T) + ALIGN)
+    if base == NULL:
+        raise MemoryError("no memory for the scratch of fastcorr's workers")
+    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
+    try:
+        with nogil:
+            start = 0
+            while start < total:
+                stop = min(start + step, total)
+                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                                use_threads_if=workers > 1):
+                    _grad_task(&job, t, scratch + threadid() * room)
+                if stop < total:
+                    with gil:
+                        PyErr_CheckSignals()
+                start = stop
+    finally:
+        PyMem_RawFree(base)

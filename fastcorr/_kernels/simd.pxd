@@ -1,0 +1,117 @@
+"""The vector type: the only C text that the loops need.
+
+`T` is a lane and `vec` a vector of `V` lanes; meson compiles the sources once per lane
+type (-DFC_F32 …) and instruction set.  Cython takes both names for floats and writes
+plain C operators, which GCC and Clang apply lane by lane.  Compilers without vector
+types, and types that fit no vector (long double), get V = 1 from the same source.
+"""
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    #if defined(FC_F32)
+    typedef float fc_T;        typedef double fc_ACC;       typedef int32_t fc_bits;
+    #elif defined(FC_F64)
+    typedef double fc_T;       typedef double fc_ACC;       typedef int64_t fc_bits;
+    #elif defined(FC_U16)
+    typedef uint16_t fc_T;     typedef uint16_t fc_ACC;     typedef int16_t fc_bits;
+    #elif defined(FC_U32)
+    typedef uint32_t fc_T;     typedef uint32_t fc_ACC;     typedef int32_t fc_bits;
+    #elif defined(FC_U64)
+    typedef uint64_t fc_T;     typedef uint64_t fc_ACC;     typedef int64_t fc_bits;
+    #else
+    #define FC_SCALAR
+    typedef long double fc_T;  typedef long double fc_ACC;
+    #endif
+
+    #if defined(__GNUC__) && !defined(FC_SCALAR)
+    #define FC_INLINE static inline __attribute__((always_inline))
+    /* 32 bytes also with AVX-512: every unaligned 64-byte load would cross a cache line. */
+    #ifdef __AVX__
+    #define FC_VBYTES 32
+    #else
+    #define FC_VBYTES 16
+    #endif
+    #define FC_V ((Py_ssize_t)(FC_VBYTES / sizeof(fc_T)))
+    typedef fc_T fc_vec __attribute__((vector_size(FC_VBYTES)));
+    typedef fc_T fc_loose
+        __attribute__((vector_size(FC_VBYTES), aligned(__alignof__(fc_T)), may_alias));
+    typedef fc_bits fc_mask __attribute__((vector_size(FC_VBYTES)));
+    FC_INLINE fc_vec vload(const fc_T *p) { return *(const fc_loose *)p; }
+    FC_INLINE void vstore(fc_T *p, fc_vec v) { *(fc_loose *)p = v; }
+    FC_INLINE fc_vec vzero(void) { return (fc_vec){0}; }
+    FC_INLINE fc_vec vsplat(const fc_T *p) { return *p - (fc_vec){0}; }
+    FC_INLINE fc_vec vkeep(fc_vec v, fc_mask m) { return (fc_vec)((fc_mask)v & m); }
+    FC_INLINE fc_mask vlast(Py_ssize_t n) {
+        fc_mask m;
+        for (Py_ssize_t i = 0; i < FC_V; i++) m[i] = i >= FC_V - n ? -1 : 0;
+        return m;
+    }
+    FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { return v[i]; }
+    /* Neighbouring lanes as complex numbers: vswap (a, b) -> (b, a), vturn (a, b) -> (-b, a). */
+    #ifdef __clang__
+    #define FC_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+    #else
+    #define FC_SHUFFLE(v, ...) __builtin_shuffle(v, (fc_mask){__VA_ARGS__})
+    #endif
+    #if defined(FC_F32) && FC_VBYTES == 32
+    FC_INLINE fc_vec vswap(fc_vec v) { return FC_SHUFFLE(v, 1, 0, 3, 2, 5, 4, 7, 6); }
+    FC_INLINE fc_vec vturn(fc_vec v) { return vswap(v) * (fc_vec){-1, 1, -1, 1, -1, 1, -1, 1}; }
+    #elif defined(FC_F32) || (defined(FC_F64) && FC_VBYTES == 32)
+    FC_INLINE fc_vec vswap(fc_vec v) { return FC_SHUFFLE(v, 1, 0, 3, 2); }
+    FC_INLINE fc_vec vturn(fc_vec v) { return vswap(v) * (fc_vec){-1, 1, -1, 1}; }
+    #elif defined(FC_F64)
+    FC_INLINE fc_vec vswap(fc_vec v) { return FC_SHUFFLE(v, 1, 0); }
+    FC_INLINE fc_vec vturn(fc_vec v) { return vswap(v) * (fc_vec){-1, 1}; }
+    #endif
+    #else
+    #define FC_INLINE static inline
+    #define FC_V ((Py_ssize_t)1)
+    typedef fc_T fc_vec;
+    typedef int fc_mask;
+    FC_INLINE fc_vec vload(const fc_T *p) { return *p; }
+    FC_INLINE void vstore(fc_T *p, fc_vec v) { *p = v; }
+    FC_INLINE fc_vec vzero(void) { return 0; }
+    FC_INLINE fc_vec vsplat(const fc_T *p) { return *p; }
+    FC_INLINE fc_vec vkeep(fc_vec v, fc_mask m) { return m ? v : 0; }
+    FC_INLINE fc_mask vlast(Py_ssize_t n) { return n > 0; }
+    FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { (void)i; return v; }
+    #endif
+    #if defined(FC_SCALAR) || !defined(__GNUC__) || !(defined(FC_F32) || defined(FC_F64))
+    /* No complex lanes here: integers have none, and single lanes are split by the caller. */
+    FC_INLINE fc_vec vswap(fc_vec v) { return v; }
+    FC_INLINE fc_vec vturn(fc_vec v) { return v; }
+    #define FC_COMPLEX 0
+    #else
+    #define FC_COMPLEX 1
+    #endif
+
+    /* The register tiles, by the number of vector registers (32 or 16).  Correlation: rows x
+       FC_C vectors of outputs; kernel gradient: rows x FC_B taps. */
+    #if defined(__AVX512VL__) || defined(__aarch64__)
+    #define FC_C 4
+    #define FC_B 8
+    #else
+    #define FC_C 2
+    #define FC_B 4
+    #endif
+    """
+    ctypedef float T "fc_T"
+    ctypedef float ACC "fc_ACC"
+    ctypedef float vec "fc_vec"
+    ctypedef int vmask "fc_mask"
+    const Py_ssize_t V "FC_V"
+    const int C_MAX "FC_C"
+    const int B_MAX "FC_B"
+    const bint HAS_COMPLEX "FC_COMPLEX"
+    vec vload(const T *p) noexcept nogil
+    void vstore(T *p, vec v) noexcept nogil
+    vec vzero() noexcept nogil
+    vec vsplat(const T *p) noexcept nogil
+    vec vkeep(vec v, vmask m) noexcept nogil
+    vmask vlast(Py_ssize_t n) noexcept nogil
+    vec vswap(vec v) noexcept nogil
+    vec vturn(vec v) noexcept nogil
+    T vlane(vec v, Py_ssize_t i) noexcept nogil

@@ -1,0 +1,949 @@
+"""The SciPy face: `correlate2d`, `convolve2d`, the bare `corr2d`, and their gradients.
+
+Every call goes one way: operands are checked and promoted (`_Operands`), the mode becomes an
+output window over the continued image (`_boundary.window`), and the kernels are called once
+for all planes (`_run`).  A gradient is the adjoint of the same steps in reverse order.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastcorr._boundary import CODES, Window, check_boundary, check_mode, fold, window
+from fastcorr._dispatch import kernels
+from fastcorr._plan import check_method, choose_workers
+
+Array = npt.NDArray[Any]
+
+# ---------------------------------------------------------------- operands
+
+
+def _asarray(value: npt.ArrayLike, name: str) -> Array:
+    if isinstance(value, np.ndarray):
+        if type(value) is np.ndarray:
+            return value
+        if np.ma.is_masked(value):
+            raise TypeError(
+                f"{name} is a masked array with masked elements, and its mask would be lost; "
+                f"pass {name}.filled(value) to fill them, or {name}.data to use what lies "
+                "under the mask"
+            )
+    return np.asarray(value)
+
+
+def _supported(dtype: np.dtype[Any]) -> bool:
+    # Numbers below 24 are NumPy's own types: others may look like them without being them.
+    return dtype.num < 24 and dtype.kind in "iufc" and dtype.char != "e"
+
+
+def _check_number(function: str, name: str, a: Array) -> None:
+    if a.dtype.num >= 24 or a.dtype.kind not in "biufc":
+        raise ValueError(f"{function} not available for this type: {name} is {a.dtype}")
+
+
+def _result_dtype(
+    function: str, in1: Array, in2: Array, dtype: npt.DTypeLike | None, out: Array | None
+) -> np.dtype[Any]:
+    """SciPy's result type, or the one that dtype= or out= asks for."""
+    natural = np.result_type(in1.dtype, in2.dtype)
+    if dtype is None and out is None:
+        if not _supported(natural):
+            raise ValueError(
+                f"{function} not available for this type: {in1.dtype} with {in2.dtype} gives "
+                f"{natural}; ask for another result with dtype="
+            )
+        return natural
+    if dtype is not None:
+        result = np.dtype(dtype).newbyteorder("=")
+        asked = f"dtype={result}"
+        if out is not None and out.dtype.newbyteorder("=") != result:
+            raise TypeError(f"out has dtype {out.dtype}, but dtype={result} was asked for")
+    else:
+        assert out is not None
+        result = out.dtype.newbyteorder("=")
+        asked = f"out of dtype {result}"
+    if not _supported(result):
+        raise ValueError(f"{function} not available for this type: {asked}")
+    if not np.can_cast(natural, result, "same_kind"):
+        raise TypeError(f"{asked} cannot hold the result of {in1.dtype} with {in2.dtype}")
+    return result
+
+
+def _fill_element(fillvalue: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
+    """The fill value as an array of one element of dtype, or the error that SciPy gives."""
+    value = np.asarray(fillvalue)
+    if value.size == 0:
+        raise ValueError("`fillvalue` cannot be an empty array.")
+    if value.size != 1:
+        raise ValueError(
+            f"`fillvalue` must be scalar or an array with one element; got shape {value.shape}"
+        )
+    value = value.reshape(1)
+    if value.dtype.kind not in "biufc":
+        item = value[0]
+        # Python integers beyond 64 bits, None (NaN), strings, whatever else knows how to be
+        # a number: complex() decides.
+        value = np.array([item if isinstance(item, int) else _as_complex(item)])
+        if value.dtype.kind == "O":
+            value = value.astype(np.float64)
+    if dtype.kind != "c" and value.dtype.kind == "c":
+        if value[0].imag != 0:
+            raise ValueError(f"fillvalue={fillvalue!r} is complex, the result is {dtype}")
+        value = value.real
+    if dtype.kind in "iu":
+        exact = value[0].item()
+        if isinstance(exact, np.longdouble):
+            exact = float(exact)
+        if not math.isfinite(exact):
+            raise ValueError(f"fillvalue={fillvalue!r} is not a number that {dtype} can hold")
+        exact = int(exact)
+        info = np.iinfo(dtype)
+        if not info.min <= exact <= info.max:
+            raise ValueError(
+                f"fillvalue={fillvalue!r} is not between {info.min} and {info.max}, the limits "
+                f"of the result's dtype {dtype}"
+            )
+        return np.array([exact], dtype)
+    with np.errstate(over="ignore"):
+        return value.astype(dtype)
+
+
+def _as_complex(item: Any) -> complex:
+    return complex(math.nan, math.nan) if item is None else complex(item)
+
+
+def _axes_pair(axes: object, ndim: int, name: str) -> tuple[int, int]:
+    try:
+        pair = [operator.index(a) for a in axes]  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
+    if len(pair) != 2:
+        raise ValueError(f"axes must be a pair of integers, got {axes!r}")
+    if ndim < 2:
+        raise ValueError(f"{name} must have at least two dimensions, got {ndim}")
+    for a in pair:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axes={axes!r}: {name} has no axis {a}, it has {ndim} dimensions")
+    first, second = (a % ndim for a in pair)
+    if first == second:
+        raise ValueError(f"axes={axes!r} are the same axis of {name}")
+    return first, second
+
+
+class _Operands:
+    """Two checked operands as the kernels see them: an image x, a kernel k, a window.
+
+    x and k have the two correlated axes last.  In 'valid' mode the operands may change
+    places; then, for correlation, both are reversed and the result is conjugated, so that
+    always  y = x correlated with k  (conjugated where `y_conj`).
+    """
+
+    def __init__(
+        self,
+        function: str,
+        in1: Array,
+        in2: Array,
+        mode: object,
+        boundary: object,
+        fillvalue: npt.ArrayLike,
+        axes: object,
+        dtype: npt.DTypeLike | None = None,
+        out: Array | None = None,
+    ) -> None:
+        name1, name2 = self.names = ("x", "k") if function == "corr2d" else ("in1", "in2")
+        self.in1, self.in2 = in1, in2
+        self.axes: tuple[tuple[int, int], ...] | None = None  # of in1, in2 and the result
+        if axes is not None:
+            self.axes = (
+                _axes_pair(axes, in1.ndim, name1),
+                _axes_pair(axes, in2.ndim, name2),
+                _axes_pair(axes, max(in1.ndim, in2.ndim), "the result"),
+            )
+        elif in1.ndim != 2 or in2.ndim != 2:
+            raise ValueError(
+                f"{function} inputs must both be 2-D arrays; {name1} has {in1.ndim} and {name2} "
+                f"{in2.ndim} dimensions"
+                + (" (axes= takes stacks of images and kernels)" if function != "corr2d" else "")
+            )
+        a, b = self.core(in1, 0), self.core(in2, 1)
+        mode = check_mode(mode)
+        self.bounds = check_boundary(boundary)
+        _check_number(function, name1, in1)
+        _check_number(function, name2, in2)
+        self.dtype = _result_dtype(function, in1, in2, dtype, out)
+        try:
+            self.batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"the axes that are not correlated do not broadcast: {name1} has {a.shape[:-2]}, "
+                f"{name2} has {b.shape[:-2]}"
+            ) from None
+
+        is_complex = self.dtype.kind == "c"
+        convolve = function == "convolve2d"
+        self.swapped = mode == "valid" and self._needs_swap(function, a.shape[-2:], b.shape[-2:])
+        self.x, self.k = (b, a) if self.swapped else (a, b)
+        self.x_flip = self.swapped and not convolve
+        self.k_flip = self.swapped or convolve
+        self.k_conj = is_complex and function == "correlate2d"
+        self.y_conj = self.k_conj and self.swapped
+        if self.x_flip:
+            self.x = self.x[..., ::-1, ::-1]
+        self.window = window(mode, self.x.shape[-2:], self.k.shape[-2:], convolve)
+        if "fill" in self.bounds:
+            self.fill = _fill_element(fillvalue, self.dtype)
+        else:
+            self.fill = np.zeros(1, self.dtype)
+
+        rows, cols = self.window.shape
+        if min(rows, cols) < 0:
+            raise ValueError(
+                f"negative dimensions are not allowed: {name1} of shape {in1.shape} with {name2} "
+                f"of shape {in2.shape} would give {(rows, cols)}"
+            )
+        for n, bound in zip(self.x.shape[-2:], self.bounds, strict=True):
+            if n == 0 and bound != "fill" and rows and cols:
+                raise ValueError(
+                    f"boundary={bound!r} cannot continue an empty axis; {name1} has shape "
+                    f"{in1.shape}"
+                )
+
+    def _needs_swap(self, function: str, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> bool:
+        """Whether the operands of 'valid' mode change places: the larger one is the image."""
+        name1, name2 = self.names
+        shapes = f"{name1} has shape {self.in1.shape}, {name2} has shape {self.in2.shape}"
+        if 0 in shape1 or 0 in shape2:
+            raise ValueError(f"For 'valid' mode, neither input may be empty; {shapes}")
+        if all(m >= n for m, n in zip(shape1, shape2, strict=True)):
+            return False
+        if function == "corr2d":
+            raise ValueError(f"k must not be larger than x in any dimension; {shapes}")
+        if any(m > n for m, n in zip(shape1, shape2, strict=True)):
+            raise ValueError(
+                "For 'valid' mode, one must be at least as large as the other in every "
+                f"dimension; {shapes}"
+            )
+        return True
+
+    def core(self, a: Array, which: int) -> Array:
+        """A view of in1 (0), in2 (1) or the result (2) with the correlated axes last."""
+        return a if self.axes is None else np.moveaxis(a, self.axes[which], (-2, -1))
+
+    def natural(self, a: Array, which: int) -> Array:
+        """The reverse of `core`."""
+        return a if self.axes is None else np.moveaxis(a, (-2, -1), self.axes[which])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result, correlated axes last."""
+        return (*self.batch, *self.window.shape)
+
+    def natural_shape(self) -> tuple[int, ...]:
+        """Shape of the result as the caller sees it."""
+        return self.natural(np.broadcast_to(self.fill, self.shape), 2).shape
+
+    def kernel(self) -> Array:
+        """The kernel as it is applied: contiguous, in the lanes' dtype."""
+        k = self.k[..., ::-1, ::-1] if self.k_flip else self.k
+        k = k.astype(kernels(self.dtype)[1], order="C")
+        return np.conjugate(k, out=k) if self.k_conj else k
+
+    def workers(self, workers: object) -> int:
+        taps = self.k.shape[-2] * self.k.shape[-1] * (4 if self.dtype.kind == "c" else 1)
+        return choose_workers(workers, math.prod(self.shape), taps)
+
+
+# ---------------------------------------------------------------- calling the kernels
+
+_ONE_PLANE = np.zeros((1, 3), np.intp)
+
+
+def _planes(batch: tuple[int, ...], *arrays: Array) -> Array:
+    """Byte offsets of every plane of the batch in each of three arrays."""
+    if not batch:
+        return _ONE_PLANE
+    planes = np.zeros((*batch, 3), np.intp)
+    for n, a in enumerate(arrays):
+        strides = np.broadcast_to(a, batch + a.shape[-2:]).strides
+        for axis, size in enumerate(batch):
+            steps = np.arange(size, dtype=np.intp) * strides[axis]
+            planes[..., n] += steps.reshape(-1, *(1,) * (len(batch) - 1 - axis))
+    return planes.reshape(-1, 3)
+
+
+def _run(
+    x: Array,
+    k: Array,
+    y: Array,
+    offset: tuple[int, int],
+    bounds: tuple[str, str],
+    fill: Array,
+    workers: int,
+) -> None:
+    """y = window of the continued x, correlated with k; batches of x and k broadcast to y's."""
+    if y.size == 0 or k.size == 0:
+        y[...] = 0
+        return
+    module, lanes = kernels(y.dtype)
+    if y.dtype.kind == "c" and not module.COMPLEX:
+        # Lanes that hold no pairs: four real correlations.
+        term = np.empty(y.shape, y.real.dtype)
+        xs, fills = _parts(x), _parts(fill)
+        kr, ki = (np.ascontiguousarray(part) for part in _parts(k))
+        _run(xs[0], kr, y.real, offset, bounds, fills[0], workers)
+        _run(xs[1], ki, term, offset, bounds, fills[1], workers)
+        np.subtract(y.real, term, out=y.real)
+        _run(xs[0], ki, y.imag, offset, bounds, fills[0], workers)
+        _run(xs[1], kr, term, offset, bounds, fills[1], workers)
+        np.add(y.imag, term, out=y.imag)
+        return
+    x = _readable(x)
+    codes = CODES[bounds[0]], CODES[bounds[1]]
+    planes = _planes(y.shape[:-2], x, k, y)
+    module.correlate(x, k, y, *offset, *codes, fill.astype(lanes), planes, workers)
+
+
+def _parts(a: Array) -> tuple[Array, Array]:
+    """Real and imaginary part; of a real array too, without allocating the zeros."""
+    zeros = np.broadcast_to(np.zeros((), np.int8), a.shape)
+    return (a.real, a.imag) if a.dtype.kind == "c" else (a, zeros)
+
+
+def _readable(x: Array) -> Array:
+    """The kernels read every number type but half floats, which come in only with dtype=."""
+    return x.astype(np.float32) if x.dtype.char == "e" else x
+
+
+def _call(
+    function: str,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: object,
+    boundary: object,
+    fillvalue: npt.ArrayLike,
+    axes: object,
+    out: Array | None,
+    dtype: npt.DTypeLike | None,
+    method: object,
+    workers: object,
+) -> Array:
+    names = ("x", "k") if function == "corr2d" else ("in1", "in2")
+    a, b = _asarray(in1, names[0]), _asarray(in2, names[1])
+    if out is not None and not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    check_method(method)
+    ops = _Operands(function, a, b, mode, boundary, fillvalue, axes, dtype, out)
+    n = ops.workers(workers)
+    k = ops.kernel()
+    target = y = None
+    if out is not None:
+        if out.ndim == len(ops.shape):
+            target = y = ops.core(out, 2)
+        if target is None or target.shape != ops.shape:
+            raise ValueError(f"out must have shape {ops.natural_shape()}, got {out.shape}")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only")
+        if not (out.flags.aligned and out.dtype.isnative) or np.may_share_memory(out, ops.x):
+            y = None
+    if y is None:
+        y = np.empty(ops.shape, ops.dtype)
+    _run(ops.x, k, y, ops.window.offset, ops.bounds, ops.fill, n)
+    if ops.y_conj:
+        np.conjugate(y, out=y)
+    if out is None or target is None:
+        return ops.natural(y, 2)
+    if y is not target:
+        target[...] = y
+    return out
+
+
+# ---------------------------------------------------------------- gradients
+
+# Partial sums of the kernel gradient: enough to share among workers, few enough to stay small.
+# Functions of the shapes alone, so that the sums are the same for any number of workers.
+_MAX_SLABS = 64
+_ROWS_PER_SLAB = 8
+_TABLE = 1 << 19
+
+
+def _kernel_grad(
+    x: Array,
+    dy: Array,
+    k_shape: tuple[int, int],
+    offset: tuple[int, int],
+    bounds: tuple[str, str],
+    fill: Array,
+    workers: int,
+) -> Array:
+    """Gradient to the kernel of every plane of dy, (planes, kh, kw), in a type for summing."""
+    module, lanes = kernels(dy.dtype)
+    count = math.prod(dy.shape[:-2])
+    if dy.dtype.kind == "c" and not module.COMPLEX:
+        (xr, xi), (gr, gi), (fr, fi) = _parts(x), _parts(dy), _parts(fill)
+
+        def real(part: Array, g: Array, f: Array) -> Array:
+            return _kernel_grad(part, g, k_shape, offset, bounds, f, workers)
+
+        dk = np.empty((count, *k_shape), dy.dtype)
+        dk.real = real(xr, gr, fr) + real(xi, gi, fi)
+        dk.imag = real(xr, gi, fr) - real(xi, gr, fi)
+        return dk
+    taps = k_shape[0] * k_shape[1]
+    sums = np.dtype({"f4": "f8", "c8": "c16"}.get(f"{lanes.kind}{lanes.itemsize}", lanes))
+    if dy.size == 0 or taps == 0:
+        return np.zeros((count, *k_shape), sums)
+    slabs = min(
+        _MAX_SLABS // min(count, _MAX_SLABS), dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps
+    )
+    table = np.zeros((count, max(slabs, 1), *k_shape), sums)
+    x = _readable(x)
+    codes = CODES[bounds[0]], CODES[bounds[1]]
+    planes = _planes(dy.shape[:-2], x, dy, dy)
+    module.correlate_kernel_grad(
+        x, dy, table, *offset, *codes, fill.astype(lanes), planes, workers
+    )
+    return table.sum(axis=1, dtype=sums)
+
+
+def _image_grad(
+    dy: Array, k: Array, shape: tuple[int, ...], ops: _Operands, workers: int
+) -> Array:
+    """Gradient to the image of every plane of dy, (*batch, H, W)."""
+    kf = np.ascontiguousarray(k[..., ::-1, ::-1])
+    if kf.dtype.kind == "c":
+        kf = np.conjugate(kf)
+    (o0, o1), (kh, kw) = ops.window.offset, k.shape[-2:]
+    zero = np.zeros(1, dy.dtype)
+
+    def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
+        if out is None:
+            out = np.empty((*dy.shape[:-2], i1 - i0, j1 - j0), dy.dtype)
+        _run(dy, kf, out, (i0 - o0 - kh + 1, j0 - o1 - kw + 1), ("fill", "fill"), zero, workers)
+        return out
+
+    dx = np.zeros((*dy.shape[:-2], *shape), dy.dtype)
+    if dy.size and k.size:
+        stop = (o0 + dy.shape[-2] + kh - 1, o1 + dy.shape[-1] + kw - 1)
+        fold(part, dx, (o0, o1), stop, ops.bounds)
+    return dx
+
+
+def _needed(needs: object, names: tuple[str, str]) -> tuple[bool, bool]:
+    wanted = {needs} if isinstance(needs, str) else set(needs)  # type: ignore[call-overload]
+    if not wanted <= set(names):
+        raise ValueError(f"needs may name {names[0]!r} and {names[1]!r}, got {needs!r}")
+    return names[0] in wanted, names[1] in wanted
+
+
+def _like(grad: Array, operand: Array) -> Array:
+    """A gradient as its operand's type takes it: real for a real one, in its precision."""
+    if operand.dtype.kind != "c" and grad.dtype.kind == "c":
+        grad = grad.real
+    if _supported(operand.dtype) and operand.dtype.kind in "fc":
+        return grad.astype(operand.dtype.newbyteorder("="), order="C", copy=False)
+    return np.ascontiguousarray(grad)
+
+
+def _sum_to(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Sum out the axes along which an operand of this shape was broadcast."""
+    extra = grad.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        extra + n for n, size in enumerate(shape) if size == 1 and grad.shape[extra + n] != 1
+    )
+    return grad.sum(axis=axes, dtype=grad.dtype).reshape(shape) if axes else grad.reshape(shape)
+
+
+def _vjp(
+    function: str,
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: object,
+    boundary: object,
+    fillvalue: npt.ArrayLike,
+    axes: object,
+    needs: object,
+    workers: object,
+) -> tuple[Array | None, Array | None]:
+    names = ("x", "k") if function == "corr2d" else ("in1", "in2")
+    a, b, g = _asarray(in1, names[0]), _asarray(in2, names[1]), _asarray(dy, "dy")
+    for name, operand in zip((*names, "dy"), (a, b, g), strict=True):
+        _check_number(function, name, operand)
+    dtype = np.result_type(a.dtype, b.dtype, g.dtype)
+    if g.dtype.kind == "c" and "c" not in (a.dtype.kind, b.dtype.kind):
+        raise TypeError(f"dy is complex ({g.dtype}), but the result that it belongs to is real")
+    need1, need2 = _needed(needs, names)
+    ops = _Operands(function, a, b, mode, boundary, fillvalue, axes, dtype)
+    if g.shape != ops.natural_shape():
+        raise ValueError(
+            f"dy must have the shape of the result, {ops.natural_shape()}, got {g.shape}"
+        )
+    n = ops.workers(workers)
+    g = ops.core(g, 2).astype(dtype, copy=False)
+    if ops.y_conj:
+        g = np.conjugate(g)
+    dx = dk = None
+    need_x, need_k = (need2, need1) if ops.swapped else (need1, need2)
+    if need_x:
+        dx = _image_grad(g, ops.kernel(), ops.x.shape[-2:], ops, n)
+        dx = _sum_to(dx, ops.x.shape)
+        if ops.x_flip:
+            dx = dx[..., ::-1, ::-1]
+    if need_k:
+        dk = _kernel_grad(
+            ops.x, g, ops.k.shape[-2:], ops.window.offset, ops.bounds, ops.fill, n
+        ).reshape((*ops.batch, *ops.k.shape[-2:]))
+        dk = _sum_to(dk, ops.k.shape).astype(dtype, copy=False)
+        if ops.k_conj:
+            dk = np.conjugate(dk)
+        if ops.k_flip:
+            dk = dk[..., ::-1, ::-1]
+    d1, d2 = (dk, dx) if ops.swapped else (dx, dk)
+    return (
+        None if d1 is None else _like(ops.natural(d1, 0), a),
+        None if d2 is None else _like(ops.natural(d2, 1), b),
+    )
+
+
+# ---------------------------------------------------------------- public
+
+
+def correlate2d(
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    fillvalue: npt.ArrayLike = 0,
+    *,
+    axes: tuple[int, int] | None = None,
+    out: Array | None = None,
+    dtype: npt.DTypeLike | None = None,
+    method: str = "auto",
+    workers: int | None = None,
+) -> Array:
+    """Cross-correlate two 2-dimensional arrays.
+
+    SciPy's `scipy.signal.correlate2d`, value for value and error for error, and keywords for
+    stacks of arrays, for the result's memory and type, and for threads.
+
+    Parameters
+    ----------
+    in1 : array_like, shape (H, W)
+        The image.  Any layout, byte order and number type; never modified.
+    in2 : array_like, shape (h, w)
+        The kernel; complex ones are conjugated.  May be larger than the image.
+    mode : {'full', 'same', 'valid'}, optional
+        Which part of the correlation:
+
+        ``full``
+            all of it, shape (H + h - 1, W + w - 1) (default);
+        ``same``
+            the middle, in the shape of `in1`;
+        ``valid``
+            what needs no boundary, shape (\\|H - h\\| + 1, \\|W - w\\| + 1).  One input must be
+            at least as large as the other in both dimensions.
+    boundary : str or pair of str, optional
+        How the image goes on beyond its edges, one rule or one per axis:
+
+        ``fill`` or ``pad``
+            with `fillvalue` (default);
+        ``wrap`` or ``circular``
+            periodically, ``a b c | a b c | a b c``;
+        ``symm`` or ``symmetric``
+            reflected at the edge, ``c b a | a b c | c b a``;
+        ``mirror``
+            reflected at the outermost pixel, ``c b | a b c | b a``;
+        ``nearest``
+            with the outermost pixel, ``a a | a b c | c c``.
+    fillvalue : scalar, optional
+        Value outside the image for ``boundary='fill'``.  Default 0.
+    axes : pair of int, optional
+        The axes of both inputs to correlate along.  The others broadcast: a stack of images,
+        a bank of kernels, or both.  By default both inputs must have two dimensions.
+    out : ndarray, optional
+        Array for the result, of the result's shape.  Its dtype chooses the result's unless
+        `dtype` is given; it may overlap the inputs.
+    dtype : dtype, optional
+        Type of the result, in which sums are accumulated.  By default the inputs' promoted
+        type, in which integers wrap around as in SciPy.  ``dtype='float32'`` or ``'int32'``
+        with an image of bytes converts it as it is read, without a converted copy.
+    method : {'auto', 'direct'}, optional
+        Algorithm; at present the direct sum is the only one.
+    workers : int, optional
+        Number of threads; -1 is all CPUs.  By default `get_workers`, and one where the work is
+        too small to gain.  It never changes a bit of the result.
+
+    Returns
+    -------
+    ndarray
+        The cross-correlation; `out` if that was given.  With `axes`, the correlated axes stay
+        where `axes` says.
+
+    Raises
+    ------
+    ValueError
+        For inputs that are not 2-D (without `axes`), a number type without kernels (bool with
+        bool, float16, objects, …), an unknown name, a `fillvalue` that the result's type
+        cannot hold, in ``'valid'`` mode an empty input or two that do not fit into each other,
+        an empty image with a boundary other than ``fill``, or an `out` of another shape.
+    TypeError
+        For masked arrays with masked elements, a `dtype` or `out` that cannot hold the result,
+        or arguments of a wrong kind.
+
+    See Also
+    --------
+    convolve2d : the same with the kernel reversed.
+    correlate2d_vjp : its gradients.
+    corr2d : the bare valid correlation.
+
+    Notes
+    -----
+    With `X` the continued image and ``o = -(h - 1)`` in ``full``, ``-((h - 1) // 2)`` in
+    ``same`` and 0 in ``valid`` mode (alike for columns)::
+
+        out[m, n] = sum over a, b of X[m + o + a, n + o' + b] * conj(in2[a, b])
+
+    Where SciPy is wrong or stops the interpreter, fastcorr is right or raises: see "Coming
+    from SciPy" in the documentation.  The sum is taken directly, with a register tile over
+    rows and columns of the output as in [1]_.
+
+    References
+    ----------
+    .. [1] K. Goto and R. A. van de Geijn, "Anatomy of high-performance matrix
+       multiplication", ACM Transactions on Mathematical Software 34 (3), 2008.
+
+    Examples
+    --------
+    An edge from white to black and back, in a 3 x 8 image:
+
+    >>> import numpy as np
+    >>> from fastcorr import correlate2d
+    >>> x = np.ones((3, 8))
+    >>> x[:, 2:6] = 0
+    >>> correlate2d(x, [[1, -1]], mode="valid")
+    array([[ 0.,  1.,  0.,  0.,  0., -1.,  0.],
+           [ 0.,  1.,  0.,  0.,  0., -1.,  0.],
+           [ 0.,  1.,  0.,  0.,  0., -1.,  0.]])
+
+    A stack of five images with a bank of four kernels:
+
+    >>> images, kernels = np.ones((5, 1, 32, 32)), np.ones((4, 3, 3))
+    >>> correlate2d(images, kernels, "same", "symm", axes=(-2, -1)).shape
+    (5, 4, 32, 32)
+    """
+    return _call(
+        "correlate2d", in1, in2, mode, boundary, fillvalue, axes, out, dtype, method, workers
+    )
+
+
+def convolve2d(
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    fillvalue: npt.ArrayLike = 0,
+    *,
+    axes: tuple[int, int] | None = None,
+    out: Array | None = None,
+    dtype: npt.DTypeLike | None = None,
+    method: str = "auto",
+    workers: int | None = None,
+) -> Array:
+    """Convolve two 2-dimensional arrays.
+
+    SciPy's `scipy.signal.convolve2d`: `correlate2d` with the kernel reversed along both axes
+    and not conjugated.  In ``same`` mode even kernels are centred one element earlier.
+
+    Parameters
+    ----------
+    in1 : array_like, shape (H, W)
+        The image.
+    in2 : array_like, shape (h, w)
+        The kernel.
+    mode : {'full', 'same', 'valid'}, optional
+        Which part of the convolution, as for `correlate2d`.
+    boundary : str or pair of str, optional
+        ``fill``, ``wrap``, ``symm``, ``mirror`` or ``nearest``, as for `correlate2d`.
+    fillvalue : scalar, optional
+        Value outside the image for ``boundary='fill'``.  Default 0.
+    axes : pair of int, optional
+        Axes to convolve along; the others broadcast.
+    out : ndarray, optional
+        Array for the result.
+    dtype : dtype, optional
+        Type of the result, in which sums are accumulated.
+    method : {'auto', 'direct'}, optional
+        Algorithm.
+    workers : int, optional
+        Number of threads.
+
+    Returns
+    -------
+    ndarray
+        The convolution; `out` if that was given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `correlate2d`.
+
+    See Also
+    --------
+    correlate2d : the same with the kernel as it is; its page describes each parameter.
+    convolve2d_vjp : the gradients.
+
+    Notes
+    -----
+    With `X` the continued image and ``o = 0`` in ``full``, ``(h - 1) // 2`` in ``same`` and
+    ``h - 1`` in ``valid`` mode (alike for columns)::
+
+        out[m, n] = sum over a, b of X[m + o - a, n + o' - b] * in2[a, b]
+
+    Examples
+    --------
+    >>> from fastcorr import convolve2d
+    >>> convolve2d([[1, 2, 3]], [[1, 10]])
+    array([[ 1, 12, 23, 30]])
+    """
+    return _call(
+        "convolve2d", in1, in2, mode, boundary, fillvalue, axes, out, dtype, method, workers
+    )
+
+
+def correlate2d_vjp(
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    fillvalue: npt.ArrayLike = 0,
+    *,
+    axes: tuple[int, int] | None = None,
+    needs: Sequence[str] = ("in1", "in2"),
+    workers: int | None = None,
+) -> tuple[Array | None, Array | None]:
+    """Gradients of `correlate2d`: the vector-Jacobian product.
+
+    If a number L depends on ``y = correlate2d(in1, in2, …)`` and `dy` is its gradient dL/dy,
+    the result is dL/din1 and dL/din2.
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient to the result, in the result's shape.
+    in1, in2, mode, boundary, fillvalue, axes
+        As they were given to `correlate2d`.
+    needs : sequence of {'in1', 'in2'}, optional
+        The gradients wanted.  Default both.
+    workers : int, optional
+        Number of threads, as for `correlate2d`; it never changes a bit of the result.
+
+    Returns
+    -------
+    d_in1 : ndarray or None
+        Gradient to `in1`, in its shape, and in its dtype if that is floating or complex; None
+        if not needed.
+    d_in2 : ndarray or None
+        Likewise for `in2`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `correlate2d`; also if `dy` has another shape than the result or is complex where
+        that is real, or if `needs` names something else.
+
+    See Also
+    --------
+    correlate2d : the function itself.
+    convolve2d_vjp : the same for convolution.
+
+    Notes
+    -----
+    The products are the adjoints of ``in1 -> y`` (with fill value 0) and ``in2 -> y`` for the
+    real inner product ``<u, v> = Re sum conj(u) * v``, so that complex arrays count as pairs
+    of real ones, as in PyTorch [1]_.  Operands that were broadcast get the sum of their
+    gradients.  The gradient to the image is a correlation of `dy` with the reversed kernel,
+    folded back where the boundary had continued the image; the gradient to the kernel a
+    correlation of the image with `dy`.
+
+    References
+    ----------
+    .. [1] A. Griewank and A. Walther, "Evaluating Derivatives", 2nd ed., SIAM, 2008, chapter 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import correlate2d, correlate2d_vjp
+    >>> x, k = np.arange(12.0).reshape(3, 4), np.array([[1.0, -1.0]])
+    >>> y = correlate2d(x, k, "same", "symm")
+    >>> dx, dk = correlate2d_vjp(np.ones_like(y), x, k, "same", "symm")
+    >>> dx
+    array([[1., 0., 0., -1.],
+           [1., 0., 0., -1.],
+           [1., 0., 0., -1.]])
+    """
+    return _vjp(
+        "correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers
+    )
+
+
+def convolve2d_vjp(
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    fillvalue: npt.ArrayLike = 0,
+    *,
+    axes: tuple[int, int] | None = None,
+    needs: Sequence[str] = ("in1", "in2"),
+    workers: int | None = None,
+) -> tuple[Array | None, Array | None]:
+    """Gradients of `convolve2d`: the vector-Jacobian product.
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient to the result, in the result's shape.
+    in1, in2, mode, boundary, fillvalue, axes
+        As they were given to `convolve2d`.
+    needs : sequence of {'in1', 'in2'}, optional
+        The gradients wanted.  Default both.
+    workers : int, optional
+        Number of threads.
+
+    Returns
+    -------
+    d_in1 : ndarray or None
+        Gradient to `in1`; None if not needed.
+    d_in2 : ndarray or None
+        Gradient to `in2`; None if not needed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `correlate2d_vjp`.
+
+    See Also
+    --------
+    convolve2d : the function itself.
+    correlate2d_vjp : the same for correlation, with notes on complex numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import convolve2d_vjp
+    >>> x, k = np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 10.0]])
+    >>> convolve2d_vjp(np.array([[1.0, 0.0, 0.0, 0.0]]), x, k)
+    (array([[1., 0., 0.]]), array([[1., 0.]]))
+    """
+    return _vjp(
+        "convolve2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers
+    )
+
+
+def corr2d(
+    x: npt.ArrayLike,
+    k: npt.ArrayLike,
+    *,
+    out: Array | None = None,
+    workers: int | None = None,
+) -> Array:
+    """Cross-correlation as deep learning defines it: valid, and nothing is conjugated.
+
+    Parameters
+    ----------
+    x : array_like, shape (H, W)
+        The image.
+    k : array_like, shape (h, w)
+        The kernel, not larger than the image.
+    out : ndarray, shape (H - h + 1, W - w + 1), optional
+        Array for the result.
+    workers : int, optional
+        Number of threads, as for `correlate2d`.
+
+    Returns
+    -------
+    ndarray, shape (H - h + 1, W - w + 1)
+        ``y[i, j] = sum over a, b of x[i + a, j + b] * k[a, b]``, in the promoted dtype.
+
+    Raises
+    ------
+    ValueError
+        If an input is not 2-D or empty, or the kernel is larger than the image.
+    TypeError
+        As `correlate2d`.
+
+    See Also
+    --------
+    corr2d_backward : its gradients.
+    correlate2d : with modes, boundaries, stacks and types.
+
+    Examples
+    --------
+    >>> from fastcorr import corr2d
+    >>> corr2d([[0, 1, 2], [3, 4, 5], [6, 7, 8]], [[0, 1], [2, 3]])
+    array([[19, 25],
+           [37, 43]])
+    """
+    return _call("corr2d", x, k, "valid", "fill", 0, None, out, None, "auto", workers)
+
+
+def corr2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    k: npt.ArrayLike,
+    *,
+    needs: Sequence[str] = ("x", "k"),
+    workers: int | None = None,
+) -> tuple[Array | None, Array | None]:
+    """Gradients of `corr2d`.
+
+    Parameters
+    ----------
+    dy : array_like, shape (H - h + 1, W - w + 1)
+        Gradient of some number to ``corr2d(x, k)``.
+    x : array_like, shape (H, W)
+        The image.
+    k : array_like, shape (h, w)
+        The kernel.
+    needs : sequence of {'x', 'k'}, optional
+        The gradients wanted.  Default both.
+    workers : int, optional
+        Number of threads, as for `correlate2d`.
+
+    Returns
+    -------
+    dx : ndarray, shape (H, W), or None
+        Gradient to `x`: `dy` with the reversed kernel, in ``full`` mode; None if not needed.
+    dk : ndarray, shape (h, w), or None
+        Gradient to `k`: `x` correlated with `dy`; None if not needed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `corr2d`; also if `dy` has another shape than the result, or `needs` names something
+        else.
+
+    See Also
+    --------
+    corr2d : the function itself.
+    correlate2d_vjp : the same for every mode and boundary.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import corr2d_backward
+    >>> x = np.arange(9.0).reshape(3, 3)
+    >>> dx, dk = corr2d_backward(np.ones((2, 2)), x, np.ones((2, 2)))
+    >>> dk
+    array([[ 8., 12.],
+           [20., 24.]])
+    """
+    return _vjp("corr2d", dy, x, k, "valid", "fill", 0, None, needs, workers)
