@@ -810,8 +810,10 @@ cdef inline void _dots(
     const T *x, Py_ssize_t xs, const T *g, Py_ssize_t gs, Py_ssize_t rows, Py_ssize_t width,
     Py_ssize_t tail, ACC *table, Py_ssize_t ts, const int A, const int B, const bint cplx,
 ) noexcept nogil:
-    """table[r, b] += sum of x[i, j + b] * g[i - r, j] over `rows` rows and `width` lanes, of
-    which the last `tail` fill no vector: there the last V lanes, all but `tail` masked."""
+    """table[r, b] += sum of x[i, j + b] * g[i - r, j] over `rows` rows and `width` >= V lanes.
+
+    Where `tail` > 0 lanes are left over after whole vectors, the last V lanes come with all
+    but those masked."""
     cdef Dots d
     cdef Py_ssize_t i, j, step = 2 if cplx else 1
     cdef vmask mask = vlast(tail)
@@ -820,7 +822,7 @@ cdef inline void _dots(
     d.a20 = d.a21 = d.a22 = d.a23 = d.a24 = d.a25 = d.a26 = d.a27 = vzero()
     for i in range(rows):
         j = 0
-        while j + V <= width:
+        while j + V <= width - tail:
             _dot(&d, x + j, g + j, gs, mask, False, A, B, cplx)
             j += V
         if tail > 0:
