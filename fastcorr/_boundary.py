@@ -61,9 +61,7 @@ def window(mode: str, x: tuple[int, int], k: tuple[int, int], flipped: bool) -> 
     sizes moves the centre of ``'same'`` by one.
     """
     if mode == "full":
-        return Window(
-            (1 - k[0], 1 - k[1]), (x[0] + k[0] - 1, x[1] + k[1] - 1)
-        )
+        return Window((1 - k[0], 1 - k[1]), (x[0] + k[0] - 1, x[1] + k[1] - 1))
     if mode == "same":
         centre = [n // 2 if flipped else (n - 1) // 2 for n in k]
         return Window((-centre[0], -centre[1]), x)
@@ -103,7 +101,7 @@ def _target(source: int, step: int, i: int, j: int) -> slice:
 def _collapse(piece: npt.NDArray[Any], axis: int, step: int) -> npt.NDArray[Any]:
     """A piece of a run as its target takes it: summed, reversed or as it is."""
     if step == 0:
-        return piece.sum(axis=axis, keepdims=True, dtype=piece.dtype)
+        return np.add.reduce(piece, axis=axis, dtype=piece.dtype, keepdims=True)
     return piece if step > 0 else np.flip(piece, axis)
 
 

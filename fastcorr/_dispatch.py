@@ -19,7 +19,7 @@ _NEEDS = {"x86_64_v3": 3, "x86_64_v4": 4}
 
 
 def _choose_isa(wanted: str | None) -> str:
-    runnable = [isa for isa in _cpu.ISAS if _cpu.LEVEL >= _NEEDS.get(isa, 0)]
+    runnable = [isa for isa in _cpu.ISAS if _NEEDS.get(isa, 0) <= _cpu.LEVEL]
     if not wanted:
         return runnable[-1]
     if wanted not in _cpu.ISAS:

@@ -18,14 +18,13 @@ def check_method(method: object) -> str:
     return str(method)
 
 
-def choose_workers(workers: object, outputs: int, taps: int) -> int:
-    """Threads for a call with so many outputs (of the forward call) and kernel taps.
+def useful_workers(outputs: int, taps: int) -> int:
+    """Threads that a direct sum with so many outputs and kernel taps gives work to."""
+    return max(1, outputs * (taps + _WORK_PER_PIXEL) // _WORK_PER_WORKER)
 
-    An explicit number wins; without one, small work stays on the calling thread.
-    """
+
+def choose_workers(workers: object, useful: int) -> int:
+    """Threads for a call.  An explicit number wins; without one, small work stays on one."""
     if workers is not None:
         return check_workers(workers)
-    work = outputs * (taps + _WORK_PER_PIXEL)
-    if work < 2 * _WORK_PER_WORKER:
-        return 1
-    return min(get_workers(), work // _WORK_PER_WORKER)
+    return 1 if useful == 1 else min(get_workers(), useful)

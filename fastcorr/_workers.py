@@ -93,7 +93,7 @@ def get_workers() -> int:
     return max(1, min(_CPUS, _cpu.max_threads()))
 
 
-class set_workers:  # noqa: N801 - a function to its users, as np.errstate is
+class set_workers:
     """Set the number of threads that calls with ``workers=None`` may use.
 
     Called, it sets the number for the whole process.  As a context manager it puts the

@@ -1,12 +1,13 @@
 """The SciPy face: `correlate2d`, `convolve2d`, the bare `corr2d`, and their gradients.
 
-Every call goes one way: operands are checked and promoted (`_Operands`), the mode becomes an
-output window over the continued image (`_boundary.window`), and the kernels are called once
-for all planes (`_run`).  A gradient is the adjoint of the same steps in reverse order.
+Every call goes one way: shapes, types and names are checked and become a plan (`_Plan`), in it
+the mode an output window over the continued image (`_boundary.window`); then the kernels are
+called once for all planes (`_run`).  A gradient is the adjoint of the same steps in reverse.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -15,67 +16,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastcorr._boundary import CODES, Window, check_boundary, check_mode, fold, window
+from fastcorr._boundary import CODES, check_boundary, check_mode, fold, window
 from fastcorr._dispatch import kernels
-from fastcorr._plan import check_method, choose_workers
+from fastcorr._plan import check_method, choose_workers, useful_workers
 
 Array = npt.NDArray[Any]
+DType = np.dtype[Any]
 
 # ---------------------------------------------------------------- operands
 
 
 def _asarray(value: npt.ArrayLike, name: str) -> Array:
-    if isinstance(value, np.ndarray):
-        if type(value) is np.ndarray:
-            return value
-        if np.ma.is_masked(value):
-            raise TypeError(
-                f"{name} is a masked array with masked elements, and its mask would be lost; "
-                f"pass {name}.filled(value) to fill them, or {name}.data to use what lies "
-                "under the mask"
-            )
+    if type(value) is np.ndarray:
+        return value
+    if np.ma.is_masked(value):
+        raise TypeError(
+            f"{name} is a masked array with masked elements, and its mask would be lost; pass "
+            f"{name}.filled(value) to fill them, or {name}.data to use what lies under the mask"
+        )
     return np.asarray(value)
 
 
-def _supported(dtype: np.dtype[Any]) -> bool:
+def _supported(dtype: DType) -> bool:
     # Numbers below 24 are NumPy's own types: others may look like them without being them.
     return dtype.num < 24 and dtype.kind in "iufc" and dtype.char != "e"
 
 
-def _check_number(function: str, name: str, a: Array) -> None:
-    if a.dtype.num >= 24 or a.dtype.kind not in "biufc":
-        raise ValueError(f"{function} not available for this type: {name} is {a.dtype}")
+def _check_number(function: str, name: str, dtype: DType) -> None:
+    if dtype.num >= 24 or dtype.kind not in "biufc":
+        raise ValueError(f"{function} not available for this type: {name} is {dtype}")
 
 
-def _result_dtype(
-    function: str, in1: Array, in2: Array, dtype: npt.DTypeLike | None, out: Array | None
-) -> np.dtype[Any]:
+def _result_dtype(function: str, dtype1: DType, dtype2: DType, asked: DType | None) -> DType:
     """SciPy's result type, or the one that dtype= or out= asks for."""
-    natural = np.result_type(in1.dtype, in2.dtype)
-    if dtype is None and out is None:
+    natural = np.result_type(dtype1, dtype2)
+    if asked is None:
         if not _supported(natural):
             raise ValueError(
-                f"{function} not available for this type: {in1.dtype} with {in2.dtype} gives "
+                f"{function} not available for this type: {dtype1} with {dtype2} gives "
                 f"{natural}; ask for another result with dtype="
             )
         return natural
-    if dtype is not None:
-        result = np.dtype(dtype).newbyteorder("=")
-        asked = f"dtype={result}"
-        if out is not None and out.dtype.newbyteorder("=") != result:
-            raise TypeError(f"out has dtype {out.dtype}, but dtype={result} was asked for")
-    else:
-        assert out is not None
-        result = out.dtype.newbyteorder("=")
-        asked = f"out of dtype {result}"
-    if not _supported(result):
-        raise ValueError(f"{function} not available for this type: {asked}")
-    if not np.can_cast(natural, result, "same_kind"):
-        raise TypeError(f"{asked} cannot hold the result of {in1.dtype} with {in2.dtype}")
-    return result
+    asked = asked.newbyteorder("=")
+    if not _supported(asked):
+        raise ValueError(f"{function} not available for this type: a result of dtype {asked}")
+    if not np.can_cast(natural, asked, "same_kind"):
+        raise TypeError(f"dtype {asked} cannot hold the result of {dtype1} with {dtype2}")
+    return asked
 
 
-def _fill_element(fillvalue: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
+def _fill_element(fillvalue: npt.ArrayLike, dtype: DType) -> Array:
     """The fill value as an array of one element of dtype, or the error that SciPy gives."""
     value = np.asarray(fillvalue)
     if value.size == 0:
@@ -85,151 +75,143 @@ def _fill_element(fillvalue: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
             f"`fillvalue` must be scalar or an array with one element; got shape {value.shape}"
         )
     value = value.reshape(1)
-    if value.dtype.kind not in "biufc":
+    if value.dtype.kind not in "biufc":  # None, text, integers beyond 64 bits, …
         item = value[0]
-        # Python integers beyond 64 bits, None (NaN), strings, whatever else knows how to be
-        # a number: complex() decides.
-        value = np.array([item if isinstance(item, int) else _as_complex(item)])
-        if value.dtype.kind == "O":
-            value = value.astype(np.float64)
+        if item is None:
+            value = np.array([math.nan])
+        elif not isinstance(item, int) or dtype.kind not in "iu":
+            value = np.array([complex(item)])
     if dtype.kind != "c" and value.dtype.kind == "c":
         if value[0].imag != 0:
             raise ValueError(f"fillvalue={fillvalue!r} is complex, the result is {dtype}")
         value = value.real
-    if dtype.kind in "iu":
-        exact = value[0].item()
-        if isinstance(exact, np.longdouble):
-            exact = float(exact)
-        if not math.isfinite(exact):
-            raise ValueError(f"fillvalue={fillvalue!r} is not a number that {dtype} can hold")
-        exact = int(exact)
-        info = np.iinfo(dtype)
-        if not info.min <= exact <= info.max:
-            raise ValueError(
-                f"fillvalue={fillvalue!r} is not between {info.min} and {info.max}, the limits "
-                f"of the result's dtype {dtype}"
-            )
-        return np.array([exact], dtype)
-    with np.errstate(over="ignore"):
-        return value.astype(dtype)
+    if dtype.kind not in "iu":
+        with np.errstate(over="ignore"):
+            return value.astype(dtype)
+    item = value[0]
+    info = np.iinfo(dtype)
+    if not (isinstance(item, int) or np.isfinite(item)) or not info.min <= int(item) <= info.max:
+        raise ValueError(
+            f"fillvalue={fillvalue!r} does not fit the result's dtype {dtype}, which holds "
+            f"{info.min} to {info.max}"
+        )
+    return np.array([int(item)], dtype)
 
 
-def _as_complex(item: Any) -> complex:
-    return complex(math.nan, math.nan) if item is None else complex(item)
-
-
-def _axes_pair(axes: object, ndim: int, name: str) -> tuple[int, int]:
-    try:
-        pair = [operator.index(a) for a in axes]  # type: ignore[attr-defined]
-    except TypeError:
-        raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
-    if len(pair) != 2:
+def _axes_pair(axes: tuple[int, ...], ndim: int, name: str) -> tuple[int, int]:
+    if len(axes) != 2:
         raise ValueError(f"axes must be a pair of integers, got {axes!r}")
     if ndim < 2:
         raise ValueError(f"{name} must have at least two dimensions, got {ndim}")
-    for a in pair:
+    for a in axes:
         if not -ndim <= a < ndim:
             raise ValueError(f"axes={axes!r}: {name} has no axis {a}, it has {ndim} dimensions")
-    first, second = (a % ndim for a in pair)
+    first, second = (a % ndim for a in axes)
     if first == second:
         raise ValueError(f"axes={axes!r} are the same axis of {name}")
     return first, second
 
 
-class _Operands:
-    """Two checked operands as the kernels see them: an image x, a kernel k, a window.
+# ---------------------------------------------------------------- what shapes and types decide
 
-    x and k have the two correlated axes last.  In 'valid' mode the operands may change
-    places; then, for correlation, both are reversed and the result is conjugated, so that
-    always  y = x correlated with k  (conjugated where `y_conj`).
+
+class _Plan:
+    """All of a call that does not depend on the arrays' contents: made once, kept.
+
+    The operands become an image x and a kernel k with the correlated axes last.  In 'valid'
+    mode they may change places; then, for correlation, both are reversed and the result is
+    conjugated, so that always  y = x correlated with k  (conjugated where `y_conj`).
     """
 
     def __init__(
         self,
         function: str,
-        in1: Array,
-        in2: Array,
-        mode: object,
-        boundary: object,
-        fillvalue: npt.ArrayLike,
-        axes: object,
-        dtype: npt.DTypeLike | None = None,
-        out: Array | None = None,
+        shape1: tuple[int, ...],
+        dtype1: DType,
+        shape2: tuple[int, ...],
+        dtype2: DType,
+        mode: str,
+        boundary: str | tuple[str, str],
+        axes: tuple[int, ...] | None,
+        dtype: DType | None,
     ) -> None:
-        name1, name2 = self.names = ("x", "k") if function == "corr2d" else ("in1", "in2")
-        self.in1, self.in2 = in1, in2
+        name1, name2 = _names(function)
+        shapes = f"{name1} has shape {shape1}, {name2} has shape {shape2}"
         self.axes: tuple[tuple[int, int], ...] | None = None  # of in1, in2 and the result
+        self.batch1: tuple[int, ...] = ()
+        self.batch2: tuple[int, ...] = ()
         if axes is not None:
+            ndim1, ndim2 = len(shape1), len(shape2)
             self.axes = (
-                _axes_pair(axes, in1.ndim, name1),
-                _axes_pair(axes, in2.ndim, name2),
-                _axes_pair(axes, max(in1.ndim, in2.ndim), "the result"),
+                _axes_pair(axes, ndim1, name1),
+                _axes_pair(axes, ndim2, name2),
+                _axes_pair(axes, max(ndim1, ndim2), "the result"),
             )
-        elif in1.ndim != 2 or in2.ndim != 2:
-            raise ValueError(
-                f"{function} inputs must both be 2-D arrays; {name1} has {in1.ndim} and {name2} "
-                f"{in2.ndim} dimensions"
-                + (" (axes= takes stacks of images and kernels)" if function != "corr2d" else "")
-            )
-        a, b = self.core(in1, 0), self.core(in2, 1)
-        mode = check_mode(mode)
-        self.bounds = check_boundary(boundary)
-        _check_number(function, name1, in1)
-        _check_number(function, name2, in2)
-        self.dtype = _result_dtype(function, in1, in2, dtype, out)
-        try:
-            self.batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        except ValueError:
-            raise ValueError(
-                f"the axes that are not correlated do not broadcast: {name1} has {a.shape[:-2]}, "
-                f"{name2} has {b.shape[:-2]}"
-            ) from None
-
-        is_complex = self.dtype.kind == "c"
-        convolve = function == "convolve2d"
-        self.swapped = mode == "valid" and self._needs_swap(function, a.shape[-2:], b.shape[-2:])
-        self.x, self.k = (b, a) if self.swapped else (a, b)
-        self.x_flip = self.swapped and not convolve
-        self.k_flip = self.swapped or convolve
-        self.k_conj = is_complex and function == "correlate2d"
-        self.y_conj = self.k_conj and self.swapped
-        if self.x_flip:
-            self.x = self.x[..., ::-1, ::-1]
-        self.window = window(mode, self.x.shape[-2:], self.k.shape[-2:], convolve)
-        if "fill" in self.bounds:
-            self.fill = _fill_element(fillvalue, self.dtype)
+            self.batch1, core1 = _split(shape1, self.axes[0])
+            self.batch2, core2 = _split(shape2, self.axes[1])
+        elif len(shape1) == len(shape2) == 2:
+            core1, core2 = (shape1[0], shape1[1]), (shape2[0], shape2[1])
         else:
-            self.fill = np.zeros(1, self.dtype)
+            raise ValueError(f"{function} inputs must both be 2-D arrays; {shapes}")
+        check_mode(mode)
+        self.bounds = check_boundary(boundary)
+        _check_number(function, name1, dtype1)
+        _check_number(function, name2, dtype2)
+        self.dtype = _result_dtype(function, dtype1, dtype2, dtype)
+        try:
+            batch = np.broadcast_shapes(self.batch1, self.batch2)
+        except ValueError:
+            raise ValueError(f"axes={axes}: the other axes do not broadcast; {shapes}") from None
 
-        rows, cols = self.window.shape
-        if min(rows, cols) < 0:
-            raise ValueError(
-                f"negative dimensions are not allowed: {name1} of shape {in1.shape} with {name2} "
-                f"of shape {in2.shape} would give {(rows, cols)}"
-            )
-        for n, bound in zip(self.x.shape[-2:], self.bounds, strict=True):
-            if n == 0 and bound != "fill" and rows and cols:
+        swapped = False
+        if mode == "valid":
+            if 0 in core1 or 0 in core2:
+                raise ValueError(f"For 'valid' mode, neither input may be empty; {shapes}")
+            swapped = core1[0] < core2[0] or core1[1] < core2[1]
+            if swapped and function == "corr2d":
+                raise ValueError(f"k must not be larger than x in any dimension; {shapes}")
+            if swapped and (core1[0] > core2[0] or core1[1] > core2[1]):
                 raise ValueError(
-                    f"boundary={bound!r} cannot continue an empty axis; {name1} has shape "
-                    f"{in1.shape}"
+                    "For 'valid' mode, one must be at least as large as the other in every "
+                    f"dimension; {shapes}"
                 )
+        convolve = function == "convolve2d"
+        self.swapped = swapped
+        self.x_flip = swapped and not convolve
+        self.k_flip = swapped or convolve
+        self.k_conj = self.dtype.kind == "c" and function == "correlate2d"
+        self.y_conj = self.k_conj and swapped
+        x, k = (core2, core1) if swapped else (core1, core2)
+        self.offset, core = window(mode, x, k, convolve)
+        self.shape = (*batch, *core)
+        self.out_shape = self.shape if self.axes is None else _join(batch, core, self.axes[2])
+        if core[0] < 0 or core[1] < 0:
+            raise ValueError(f"negative dimensions are not allowed; {shapes}")
+        for n, bound in zip(x, self.bounds, strict=True):
+            if n == 0 and bound != "fill" and 0 not in core:
+                raise ValueError(f"boundary={bound!r} cannot continue an empty axis; {shapes}")
+        self.zero = np.zeros(1, self.dtype)
+        taps = k[0] * k[1] * (4 if self.dtype.kind == "c" else 1)
+        self.useful_workers = useful_workers(math.prod(self.shape), taps)
 
-    def _needs_swap(self, function: str, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> bool:
-        """Whether the operands of 'valid' mode change places: the larger one is the image."""
-        name1, name2 = self.names
-        shapes = f"{name1} has shape {self.in1.shape}, {name2} has shape {self.in2.shape}"
-        if 0 in shape1 or 0 in shape2:
-            raise ValueError(f"For 'valid' mode, neither input may be empty; {shapes}")
-        if all(m >= n for m, n in zip(shape1, shape2, strict=True)):
-            return False
-        if function == "corr2d":
-            raise ValueError(f"k must not be larger than x in any dimension; {shapes}")
-        if any(m > n for m, n in zip(shape1, shape2, strict=True)):
-            raise ValueError(
-                "For 'valid' mode, one must be at least as large as the other in every "
-                f"dimension; {shapes}"
-            )
-        return True
+    def operands(self, in1: Array, in2: Array) -> tuple[Array, Array]:
+        """x as the kernels read it and k as they apply it, which is always a copy."""
+        if self.axes is not None:
+            in1, in2 = self.core(in1, 0), self.core(in2, 1)
+        x, k = (in2, in1) if self.swapped else (in1, in2)
+        if self.x_flip:
+            x = x[..., ::-1, ::-1]
+        if self.k_flip:
+            k = k[..., ::-1, ::-1]
+        k = k.astype(kernels(self.dtype)[1], "C")
+        if self.k_conj:
+            np.conjugate(k, out=k)
+        return x, k
+
+    def fill(self, fillvalue: npt.ArrayLike) -> Array:
+        if (type(fillvalue) is int and fillvalue == 0) or "fill" not in self.bounds:
+            return self.zero
+        return _fill_element(fillvalue, self.dtype)
 
     def core(self, a: Array, which: int) -> Array:
         """A view of in1 (0), in2 (1) or the result (2) with the correlated axes last."""
@@ -239,24 +221,49 @@ class _Operands:
         """The reverse of `core`."""
         return a if self.axes is None else np.moveaxis(a, (-2, -1), self.axes[which])
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the result, correlated axes last."""
-        return (*self.batch, *self.window.shape)
 
-    def natural_shape(self) -> tuple[int, ...]:
-        """Shape of the result as the caller sees it."""
-        return self.natural(np.broadcast_to(self.fill, self.shape), 2).shape
+_make_plan = functools.lru_cache(maxsize=1024)(_Plan)
 
-    def kernel(self) -> Array:
-        """The kernel as it is applied: contiguous, in the lanes' dtype."""
-        k = self.k[..., ::-1, ::-1] if self.k_flip else self.k
-        k = k.astype(kernels(self.dtype)[1], order="C")
-        return np.conjugate(k, out=k) if self.k_conj else k
 
-    def workers(self, workers: object) -> int:
-        taps = self.k.shape[-2] * self.k.shape[-1] * (4 if self.dtype.kind == "c" else 1)
-        return choose_workers(workers, math.prod(self.shape), taps)
+def _plan(
+    function: str,
+    in1: Array,
+    in2: Array,
+    mode: object,
+    boundary: object,
+    axes: object,
+    dtype: DType | None,
+) -> _Plan:
+    if type(boundary) is list:
+        boundary = tuple(boundary)
+    if axes is not None:
+        try:
+            axes = tuple(operator.index(a) for a in axes)  # type: ignore[attr-defined]
+        except TypeError:
+            raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
+    return _make_plan(
+        function, in1.shape, in1.dtype, in2.shape, in2.dtype, mode, boundary, axes, dtype
+    )
+
+
+def _names(function: str) -> tuple[str, str]:
+    return ("x", "k") if function == "corr2d" else ("in1", "in2")
+
+
+def _split(
+    shape: tuple[int, ...], axes: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """A shape without two axes, and those two."""
+    rest = tuple(n for axis, n in enumerate(shape) if axis not in axes)
+    return rest, (shape[axes[0]], shape[axes[1]])
+
+
+def _join(rest: tuple[int, ...], core: tuple[int, int], axes: tuple[int, int]) -> tuple[int, ...]:
+    """The shape of which `_split` gives these parts."""
+    shape = list(rest)
+    for axis, n in sorted(zip(axes, core, strict=True)):
+        shape.insert(axis, n)
+    return tuple(shape)
 
 
 # ---------------------------------------------------------------- calling the kernels
@@ -333,32 +340,39 @@ def _call(
     method: object,
     workers: object,
 ) -> Array:
-    names = ("x", "k") if function == "corr2d" else ("in1", "in2")
-    a, b = _asarray(in1, names[0]), _asarray(in2, names[1])
-    if out is not None and not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    check_method(method)
-    ops = _Operands(function, a, b, mode, boundary, fillvalue, axes, dtype, out)
-    n = ops.workers(workers)
-    k = ops.kernel()
-    target = y = None
+    name1, name2 = _names(function)
+    a, b = _asarray(in1, name1), _asarray(in2, name2)
+    if method != "auto":
+        check_method(method)
+    asked = None if dtype is None else np.dtype(dtype)
     if out is not None:
-        if out.ndim == len(ops.shape):
-            target = y = ops.core(out, 2)
-        if target is None or target.shape != ops.shape:
-            raise ValueError(f"out must have shape {ops.natural_shape()}, got {out.shape}")
-        if not out.flags.writeable:
-            raise ValueError("out is read-only")
-        if not (out.flags.aligned and out.dtype.isnative) or np.may_share_memory(out, ops.x):
-            y = None
-    if y is None:
-        y = np.empty(ops.shape, ops.dtype)
-    _run(ops.x, k, y, ops.window.offset, ops.bounds, ops.fill, n)
-    if ops.y_conj:
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+        if asked is not None and out.dtype != asked:
+            raise TypeError(f"out has dtype {out.dtype}, but dtype={asked} was asked for")
+        asked = out.dtype
+    plan = _plan(function, a, b, mode, boundary, axes, asked)
+    n = choose_workers(workers, plan.useful_workers)
+    fill = plan.fill(fillvalue)
+    x, k = plan.operands(a, b)
+    if out is None:
+        y = np.empty(plan.shape, plan.dtype)
+        _run(x, k, y, plan.offset, plan.bounds, fill, n)
+        if plan.y_conj:
+            np.conjugate(y, out=y)
+        return plan.natural(y, 2)
+
+    if out.shape != plan.out_shape:
+        raise ValueError(f"out must have shape {plan.out_shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    target = plan.core(out, 2)
+    plain = out.flags.aligned and out.dtype.isnative and not np.may_share_memory(out, x)
+    y = target if plain else np.empty(plan.shape, plan.dtype)
+    _run(x, k, y, plan.offset, plan.bounds, fill, n)
+    if plan.y_conj:
         np.conjugate(y, out=y)
-    if out is None or target is None:
-        return ops.natural(y, 2)
-    if y is not target:
+    if not plain:
         target[...] = y
     return out
 
@@ -405,20 +419,23 @@ def _kernel_grad(
     x = _readable(x)
     codes = CODES[bounds[0]], CODES[bounds[1]]
     planes = _planes(dy.shape[:-2], x, dy, dy)
-    module.correlate_kernel_grad(
-        x, dy, table, *offset, *codes, fill.astype(lanes), planes, workers
-    )
-    return table.sum(axis=1, dtype=sums)
+    module.correlate_kernel_grad(x, dy, table, *offset, *codes, fill.astype(lanes), planes, workers)
+    return np.add.reduce(table, axis=1, dtype=sums)
 
 
 def _image_grad(
-    dy: Array, k: Array, shape: tuple[int, ...], ops: _Operands, workers: int
+    dy: Array,
+    k: Array,
+    x_shape: tuple[int, ...],
+    offset: tuple[int, int],
+    bounds: tuple[str, str],
+    workers: int,
 ) -> Array:
     """Gradient to the image of every plane of dy, (*batch, H, W)."""
     kf = np.ascontiguousarray(k[..., ::-1, ::-1])
     if kf.dtype.kind == "c":
         kf = np.conjugate(kf)
-    (o0, o1), (kh, kw) = ops.window.offset, k.shape[-2:]
+    (o0, o1), (kh, kw) = offset, k.shape[-2:]
     zero = np.zeros(1, dy.dtype)
 
     def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
@@ -427,10 +444,10 @@ def _image_grad(
         _run(dy, kf, out, (i0 - o0 - kh + 1, j0 - o1 - kw + 1), ("fill", "fill"), zero, workers)
         return out
 
-    dx = np.zeros((*dy.shape[:-2], *shape), dy.dtype)
+    dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)
     if dy.size and k.size:
         stop = (o0 + dy.shape[-2] + kh - 1, o1 + dy.shape[-1] + kw - 1)
-        fold(part, dx, (o0, o1), stop, ops.bounds)
+        fold(part, dx, offset, stop, bounds)
     return dx
 
 
@@ -441,12 +458,12 @@ def _needed(needs: object, names: tuple[str, str]) -> tuple[bool, bool]:
     return names[0] in wanted, names[1] in wanted
 
 
-def _like(grad: Array, operand: Array) -> Array:
+def _like(grad: Array, dtype: DType) -> Array:
     """A gradient as its operand's type takes it: real for a real one, in its precision."""
-    if operand.dtype.kind != "c" and grad.dtype.kind == "c":
+    if dtype.kind != "c" and grad.dtype.kind == "c":
         grad = grad.real
-    if _supported(operand.dtype) and operand.dtype.kind in "fc":
-        return grad.astype(operand.dtype.newbyteorder("="), order="C", copy=False)
+    if dtype.kind in "fc":
+        return grad.astype(dtype.newbyteorder("="), order="C", copy=False)
     return np.ascontiguousarray(grad)
 
 
@@ -471,43 +488,45 @@ def _vjp(
     needs: object,
     workers: object,
 ) -> tuple[Array | None, Array | None]:
-    names = ("x", "k") if function == "corr2d" else ("in1", "in2")
+    names = _names(function)
     a, b, g = _asarray(in1, names[0]), _asarray(in2, names[1]), _asarray(dy, "dy")
     for name, operand in zip((*names, "dy"), (a, b, g), strict=True):
-        _check_number(function, name, operand)
-    dtype = np.result_type(a.dtype, b.dtype, g.dtype)
+        _check_number(function, name, operand.dtype)
     if g.dtype.kind == "c" and "c" not in (a.dtype.kind, b.dtype.kind):
         raise TypeError(f"dy is complex ({g.dtype}), but the result that it belongs to is real")
     need1, need2 = _needed(needs, names)
-    ops = _Operands(function, a, b, mode, boundary, fillvalue, axes, dtype)
-    if g.shape != ops.natural_shape():
-        raise ValueError(
-            f"dy must have the shape of the result, {ops.natural_shape()}, got {g.shape}"
-        )
-    n = ops.workers(workers)
-    g = ops.core(g, 2).astype(dtype, copy=False)
-    if ops.y_conj:
+    dtype = np.result_type(a.dtype, b.dtype, g.dtype)
+    plan = _plan(function, a, b, mode, boundary, axes, dtype)
+    if g.shape != plan.out_shape:
+        raise ValueError(f"dy must have the shape of the result, {plan.out_shape}, got {g.shape}")
+    n = choose_workers(workers, plan.useful_workers)
+    fill = plan.fill(fillvalue)
+    g = plan.core(g, 2).astype(dtype, copy=False)
+    if plan.y_conj:
         g = np.conjugate(g)
+    x, k = plan.operands(a, b)
+    x_batch, k_batch = plan.batch1, plan.batch2
+    need_x, need_k = need1, need2
+    if plan.swapped:
+        (x_batch, k_batch), (need_x, need_k) = (k_batch, x_batch), (need_k, need_x)
     dx = dk = None
-    need_x, need_k = (need2, need1) if ops.swapped else (need1, need2)
     if need_x:
-        dx = _image_grad(g, ops.kernel(), ops.x.shape[-2:], ops, n)
-        dx = _sum_to(dx, ops.x.shape)
-        if ops.x_flip:
+        dx = _image_grad(g, k, x.shape[-2:], plan.offset, plan.bounds, n)
+        dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
+        if plan.x_flip:
             dx = dx[..., ::-1, ::-1]
     if need_k:
-        dk = _kernel_grad(
-            ops.x, g, ops.k.shape[-2:], ops.window.offset, ops.bounds, ops.fill, n
-        ).reshape((*ops.batch, *ops.k.shape[-2:]))
-        dk = _sum_to(dk, ops.k.shape).astype(dtype, copy=False)
-        if ops.k_conj:
+        dk = _kernel_grad(x, g, k.shape[-2:], plan.offset, plan.bounds, fill, n)
+        dk = dk.reshape(*g.shape[:-2], *k.shape[-2:])
+        dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
+        if plan.k_conj:
             dk = np.conjugate(dk)
-        if ops.k_flip:
+        if plan.k_flip:
             dk = dk[..., ::-1, ::-1]
-    d1, d2 = (dk, dx) if ops.swapped else (dx, dk)
+    d1, d2 = (dk, dx) if plan.swapped else (dx, dk)
     return (
-        None if d1 is None else _like(ops.natural(d1, 0), a),
-        None if d2 is None else _like(ops.natural(d2, 1), b),
+        None if d1 is None else _like(plan.natural(d1, 0), a.dtype),
+        None if d2 is None else _like(plan.natural(d2, 1), b.dtype),
     )
 
 
@@ -788,9 +807,7 @@ def correlate2d_vjp(
            [1., 0., 0., -1.],
            [1., 0., 0., -1.]])
     """
-    return _vjp(
-        "correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers
-    )
+    return _vjp("correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers)
 
 
 def convolve2d_vjp(
@@ -843,9 +860,7 @@ def convolve2d_vjp(
     >>> convolve2d_vjp(np.array([[1.0, 0.0, 0.0, 0.0]]), x, k)
     (array([[1., 0., 0.]]), array([[1., 0.]]))
     """
-    return _vjp(
-        "convolve2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers
-    )
+    return _vjp("convolve2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers)
 
 
 def corr2d(

@@ -815,12 +815,12 @@ cdef inline void _dots(
     Where `tail` > 0 lanes are left over after whole vectors, the last V lanes come with all
     but those masked."""
     cdef Dots d
-    cdef Py_ssize_t i, j, step = 2 if cplx else 1
+    cdef Py_ssize_t _i, j, step = 2 if cplx else 1
     cdef vmask mask = vlast(tail)
     d.a00 = d.a01 = d.a02 = d.a03 = d.a04 = d.a05 = d.a06 = d.a07 = vzero()
     d.a10 = d.a11 = d.a12 = d.a13 = d.a14 = d.a15 = d.a16 = d.a17 = vzero()
     d.a20 = d.a21 = d.a22 = d.a23 = d.a24 = d.a25 = d.a26 = d.a27 = vzero()
-    for i in range(rows):
+    for _i in range(rows):
         j = 0
         while j + V <= width - tail:
             _dot(&d, x + j, g + j, gs, mask, False, A, B, cplx)
