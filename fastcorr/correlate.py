@@ -11,6 +11,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,9 @@ class _Plan:
         for n, bound in zip(x, self.bounds, strict=True):
             if n == 0 and bound != "fill" and 0 not in core:
                 raise ValueError(f"boundary={bound!r} cannot continue an empty axis; {shapes}")
-        self.zero = np.zeros(1, self.dtype)
+        self.codes = CODES[self.bounds[0]], CODES[self.bounds[1]]
+        self.module, self.lanes = kernels(self.dtype)
+        self.zero = np.zeros(1, self.lanes)
         taps = k[0] * k[1] * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = useful_workers(math.prod(self.shape), taps)
 
@@ -203,15 +206,16 @@ class _Plan:
             x = x[..., ::-1, ::-1]
         if self.k_flip:
             k = k[..., ::-1, ::-1]
-        k = k.astype(kernels(self.dtype)[1], "C")
+        k = k.astype(self.lanes, "C")
         if self.k_conj:
             np.conjugate(k, out=k)
         return x, k
 
     def fill(self, fillvalue: npt.ArrayLike) -> Array:
+        """The fill value as the kernels take it."""
         if (type(fillvalue) is int and fillvalue == 0) or "fill" not in self.bounds:
             return self.zero
-        return _fill_element(fillvalue, self.dtype)
+        return _fill_element(fillvalue, self.dtype).astype(self.lanes)
 
     def core(self, a: Array, which: int) -> Array:
         """A view of in1 (0), in2 (1) or the result (2) with the correlated axes last."""
@@ -273,8 +277,6 @@ _ONE_PLANE = np.zeros((1, 3), np.intp)
 
 def _planes(batch: tuple[int, ...], *arrays: Array) -> Array:
     """Byte offsets of every plane of the batch in each of three arrays."""
-    if not batch:
-        return _ONE_PLANE
     planes = np.zeros((*batch, 3), np.intp)
     for n, a in enumerate(arrays):
         strides = np.broadcast_to(a, batch + a.shape[-2:]).strides
@@ -285,46 +287,41 @@ def _planes(batch: tuple[int, ...], *arrays: Array) -> Array:
 
 
 def _run(
+    module: ModuleType,
     x: Array,
     k: Array,
     y: Array,
     offset: tuple[int, int],
-    bounds: tuple[str, str],
+    codes: tuple[int, int],
     fill: Array,
     workers: int,
 ) -> None:
     """y = window of the continued x, correlated with k; batches of x and k broadcast to y's."""
     if y.size == 0 or k.size == 0:
         y[...] = 0
-        return
-    module, lanes = kernels(y.dtype)
-    if y.dtype.kind == "c" and not module.COMPLEX:
+    elif y.dtype.kind == "c" and not module.COMPLEX:
         # Lanes that hold no pairs: four real correlations.
         term = np.empty(y.shape, y.real.dtype)
         xs, fills = _parts(x), _parts(fill)
         kr, ki = (np.ascontiguousarray(part) for part in _parts(k))
-        _run(xs[0], kr, y.real, offset, bounds, fills[0], workers)
-        _run(xs[1], ki, term, offset, bounds, fills[1], workers)
+        _run(module, xs[0], kr, y.real, offset, codes, fills[0], workers)
+        _run(module, xs[1], ki, term, offset, codes, fills[1], workers)
         np.subtract(y.real, term, out=y.real)
-        _run(xs[0], ki, y.imag, offset, bounds, fills[0], workers)
-        _run(xs[1], kr, term, offset, bounds, fills[1], workers)
+        _run(module, xs[0], ki, y.imag, offset, codes, fills[0], workers)
+        _run(module, xs[1], kr, term, offset, codes, fills[1], workers)
         np.add(y.imag, term, out=y.imag)
-        return
-    x = _readable(x)
-    codes = CODES[bounds[0]], CODES[bounds[1]]
-    planes = _planes(y.shape[:-2], x, k, y)
-    module.correlate(x, k, y, *offset, *codes, fill.astype(lanes), planes, workers)
+    else:
+        if x.dtype.char == "e":
+            x = x.astype(np.float32)
+        batch = y.shape[:-2]
+        planes = _planes(batch, x, k, y) if batch else _ONE_PLANE
+        module.correlate(x, k, y, *offset, *codes, fill, planes, workers)
 
 
 def _parts(a: Array) -> tuple[Array, Array]:
     """Real and imaginary part; of a real array too, without allocating the zeros."""
     zeros = np.broadcast_to(np.zeros((), np.int8), a.shape)
     return (a.real, a.imag) if a.dtype.kind == "c" else (a, zeros)
-
-
-def _readable(x: Array) -> Array:
-    """The kernels read every number type but half floats, which come in only with dtype=."""
-    return x.astype(np.float32) if x.dtype.char == "e" else x
 
 
 def _call(
@@ -357,7 +354,7 @@ def _call(
     x, k = plan.operands(a, b)
     if out is None:
         y = np.empty(plan.shape, plan.dtype)
-        _run(x, k, y, plan.offset, plan.bounds, fill, n)
+        _run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
         if plan.y_conj:
             np.conjugate(y, out=y)
         return plan.natural(y, 2)
@@ -369,7 +366,7 @@ def _call(
     target = plan.core(out, 2)
     plain = out.flags.aligned and out.dtype.isnative and not np.may_share_memory(out, x)
     y = target if plain else np.empty(plan.shape, plan.dtype)
-    _run(x, k, y, plan.offset, plan.bounds, fill, n)
+    _run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
     if plan.y_conj:
         np.conjugate(y, out=y)
     if not plain:
@@ -387,48 +384,51 @@ _TABLE = 1 << 19
 
 
 def _kernel_grad(
+    module: ModuleType,
     x: Array,
     dy: Array,
     k_shape: tuple[int, int],
     offset: tuple[int, int],
-    bounds: tuple[str, str],
+    codes: tuple[int, int],
     fill: Array,
     workers: int,
 ) -> Array:
-    """Gradient to the kernel of every plane of dy, (planes, kh, kw), in a type for summing."""
-    module, lanes = kernels(dy.dtype)
-    count = math.prod(dy.shape[:-2])
+    """Gradient to the kernel of every plane of dy, (*batch, kh, kw), in a type for summing."""
+    batch = dy.shape[:-2]
     if dy.dtype.kind == "c" and not module.COMPLEX:
         (xr, xi), (gr, gi), (fr, fi) = _parts(x), _parts(dy), _parts(fill)
 
         def real(part: Array, g: Array, f: Array) -> Array:
-            return _kernel_grad(part, g, k_shape, offset, bounds, f, workers)
+            return _kernel_grad(module, part, g, k_shape, offset, codes, f, workers)
 
-        dk = np.empty((count, *k_shape), dy.dtype)
+        dk = np.empty((*batch, *k_shape), dy.dtype)
         dk.real = real(xr, gr, fr) + real(xi, gi, fi)
         dk.imag = real(xr, gi, fr) - real(xi, gr, fi)
         return dk
+    # Partial sums of 32-bit floats are added in 64 bits; of other types in their own.
+    sums = {"f": np.dtype("f8"), "F": np.dtype("c16")}.get(fill.dtype.char, fill.dtype)
     taps = k_shape[0] * k_shape[1]
-    sums = np.dtype({"f4": "f8", "c8": "c16"}.get(f"{lanes.kind}{lanes.itemsize}", lanes))
     if dy.size == 0 or taps == 0:
-        return np.zeros((count, *k_shape), sums)
-    slabs = min(
-        _MAX_SLABS // min(count, _MAX_SLABS), dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps
-    )
+        return np.zeros((*batch, *k_shape), sums)
+    count = math.prod(batch)
+    slabs = min(_MAX_SLABS // count, dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps)
     table = np.zeros((count, max(slabs, 1), *k_shape), sums)
-    x = _readable(x)
-    codes = CODES[bounds[0]], CODES[bounds[1]]
-    planes = _planes(dy.shape[:-2], x, dy, dy)
-    module.correlate_kernel_grad(x, dy, table, *offset, *codes, fill.astype(lanes), planes, workers)
-    return np.add.reduce(table, axis=1, dtype=sums)
+    if x.dtype.char == "e":
+        x = x.astype(np.float32)
+    planes = _planes(batch, x, dy, dy) if batch else _ONE_PLANE
+    module.correlate_kernel_grad(x, dy, table, *offset, *codes, fill, planes, workers)
+    total: Array = table.sum(axis=1, dtype=sums)
+    return total.reshape(*batch, *k_shape)
 
 
 def _image_grad(
+    module: ModuleType,
     dy: Array,
     k: Array,
     x_shape: tuple[int, ...],
     offset: tuple[int, int],
     bounds: tuple[str, str],
+    zero: Array,
     workers: int,
 ) -> Array:
     """Gradient to the image of every plane of dy, (*batch, H, W)."""
@@ -436,12 +436,13 @@ def _image_grad(
     if kf.dtype.kind == "c":
         kf = np.conjugate(kf)
     (o0, o1), (kh, kw) = offset, k.shape[-2:]
-    zero = np.zeros(1, dy.dtype)
+    codes = (CODES["fill"],) * 2
 
     def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
         if out is None:
             out = np.empty((*dy.shape[:-2], i1 - i0, j1 - j0), dy.dtype)
-        _run(dy, kf, out, (i0 - o0 - kh + 1, j0 - o1 - kw + 1), ("fill", "fill"), zero, workers)
+        corner = (i0 - o0 - kh + 1, j0 - o1 - kw + 1)
+        _run(module, dy, kf, out, corner, codes, zero, workers)
         return out
 
     dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)
@@ -511,13 +512,12 @@ def _vjp(
         (x_batch, k_batch), (need_x, need_k) = (k_batch, x_batch), (need_k, need_x)
     dx = dk = None
     if need_x:
-        dx = _image_grad(g, k, x.shape[-2:], plan.offset, plan.bounds, n)
+        dx = _image_grad(plan.module, g, k, x.shape[-2:], plan.offset, plan.bounds, plan.zero, n)
         dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
         if plan.x_flip:
             dx = dx[..., ::-1, ::-1]
     if need_k:
-        dk = _kernel_grad(x, g, k.shape[-2:], plan.offset, plan.bounds, fill, n)
-        dk = dk.reshape(*g.shape[:-2], *k.shape[-2:])
+        dk = _kernel_grad(plan.module, x, g, k.shape[-2:], plan.offset, plan.codes, fill, n)
         dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
         if plan.k_conj:
             dk = np.conjugate(dk)

@@ -25,7 +25,7 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport (
     int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastcorr._kernels.simd cimport (
     ACC, B_MAX, C_MAX, HAS_COMPLEX, T, V, vec, vkeep, vlane, vlast, vload, vmask, vsplat,
@@ -88,59 +88,66 @@ ctypedef fused item_t:
 
 
 cdef inline void _convert(
-    const Plane *x, const item_t *p, Py_ssize_t stride, Py_ssize_t n, T *dst, int comps,
+    const Plane *x, const item_t *p, Py_ssize_t stride, Py_ssize_t n,
+    T *dst, Py_ssize_t step, int comps,
 ) noexcept nogil:
-    """dst = n elements from p on, in `comps` components (imaginary part 0 of a real source)."""
-    cdef Py_ssize_t j, size = sizeof(item_t)
-    cdef int c, i
+    """dst[::step] = n elements from p on, in `comps` components (imaginary 0 if x is real)."""
+    cdef Py_ssize_t j
+    cdef int c, i, size = sizeof(item_t)
     cdef item_t value
     cdef char *byte = <char *> &value
-    cdef const char *src
-    if x.plain and comps == x.comps and stride == size * comps:
-        for j in range(n * comps):
-            dst[j] = <T> p[j]
-        return
+    cdef const char *src = <const char *> p
+    if x.plain and x.comps == comps:
+        if step == comps and stride == size * comps:
+            for j in range(n * comps):
+                dst[j] = <T> p[j]
+            return
+        if comps == 1:
+            for j in range(n):
+                dst[j * step] = <T> (<const item_t *> (src + j * stride))[0]
+            return
     for j in range(n):
         for c in range(x.comps):
-            src = <const char *> p + j * stride + c * size
             if x.swapped:
                 for i in range(size):
-                    byte[i] = src[size - 1 - i]
+                    byte[i] = src[(c + 1) * size - 1 - i]
             else:
-                memcpy(byte, src, size)
-            dst[j * comps + c] = <T> value
+                memcpy(byte, src + c * size, size)
+            dst[c] = <T> value
         if comps > x.comps:
-            dst[j * comps + 1] = <T> 0
+            dst[1] = <T> 0
+        src += stride
+        dst += step
 
 
 cdef void _read(
-    const Plane *x, const char *p, Py_ssize_t stride, Py_ssize_t n, T *dst, int comps,
+    const Plane *x, const char *p, Py_ssize_t stride, Py_ssize_t n,
+    T *dst, Py_ssize_t step, int comps,
 ) noexcept nogil:
     if x.kind == c"f":
         if x.size == sizeof(float):
-            _convert(x, <const float *> p, stride, n, dst, comps)
+            _convert(x, <const float *> p, stride, n, dst, step, comps)
         elif x.size == sizeof(double):
-            _convert(x, <const double *> p, stride, n, dst, comps)
+            _convert(x, <const double *> p, stride, n, dst, step, comps)
         else:
-            _convert(x, <const long double *> p, stride, n, dst, comps)
+            _convert(x, <const long double *> p, stride, n, dst, step, comps)
     elif x.kind == c"i":
         if x.size == 1:
-            _convert(x, <const int8_t *> p, stride, n, dst, comps)
+            _convert(x, <const int8_t *> p, stride, n, dst, step, comps)
         elif x.size == 2:
-            _convert(x, <const int16_t *> p, stride, n, dst, comps)
+            _convert(x, <const int16_t *> p, stride, n, dst, step, comps)
         elif x.size == 4:
-            _convert(x, <const int32_t *> p, stride, n, dst, comps)
+            _convert(x, <const int32_t *> p, stride, n, dst, step, comps)
         else:
-            _convert(x, <const int64_t *> p, stride, n, dst, comps)
+            _convert(x, <const int64_t *> p, stride, n, dst, step, comps)
+    elif x.size == 1:
+        _convert(x, <const uint8_t *> p, stride, n, dst, step, comps)
+    elif x.size == 2:
+        _convert(x, <const uint16_t *> p, stride, n, dst, step, comps)
+    elif x.size == 4:
+        _convert(x, <const uint32_t *> p, stride, n, dst, step, comps)
     else:
-        if x.size == 1:
-            _convert(x, <const uint8_t *> p, stride, n, dst, comps)
-        elif x.size == 2:
-            _convert(x, <const uint16_t *> p, stride, n, dst, comps)
-        elif x.size == 4:
-            _convert(x, <const uint32_t *> p, stride, n, dst, comps)
-        else:
-            _convert(x, <const uint64_t *> p, stride, n, dst, comps)
+        _convert(x, <const uint64_t *> p, stride, n, dst, step, comps)
 
 
 cdef Py_ssize_t _run(
@@ -185,27 +192,45 @@ cdef Py_ssize_t _run(
     return 0 if i < 0 else n - 1
 
 
+cdef void _lines(
+    const Plane *x, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t H, Py_ssize_t s0, Boundary bound0,
+    Py_ssize_t j0, Py_ssize_t cols, Py_ssize_t W, Py_ssize_t s1, Boundary bound1,
+    T *dst, Py_ssize_t d0, Py_ssize_t d1, int comps,
+) noexcept nogil:
+    """`_gather` line by line; for columns of x its axes change places."""
+    cdef Py_ssize_t i, j, c, si, sj, n, step, length
+    for i in range(rows):
+        si = _run(i0 + i, H, bound0, &step, &length)
+        j = 0
+        while j < cols:
+            sj = _run(j0 + j, W, bound1, &step, &length)
+            n = min(length, cols - j)
+            if si < 0 or sj < 0:
+                for c in range(j, j + n):
+                    dst[c * d1] = x.fill[0]
+                    if comps == 2:
+                        dst[c * d1 + 1] = x.fill[1]
+            else:
+                _read(x, x.data + si * s0 + sj * s1, step * s1, n, dst + j * d1, d1, comps)
+            j += n
+        dst += d0
+
+
 cdef void _gather(
     const Plane *x, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ssize_t cols,
     T *dst, Py_ssize_t ld, int comps,
 ) noexcept nogil:
     """dst = the continued image's elements [i0, i0 + rows) x [j0, j0 + cols); 0 up to ld."""
-    cdef Py_ssize_t i, j, c, si, sj, n, step, length
-    for i in range(rows):
-        si = _run(i0 + i, x.H, x.bound0, &step, &length)
-        j = 0
-        while j < cols:
-            sj = _run(j0 + j, x.W, x.bound1, &step, &length)
-            n = min(length, cols - j)
-            if si < 0 or sj < 0:
-                for c in range(j, j + n):
-                    memcpy(dst + c * comps, x.fill, comps * sizeof(T))
-            else:
-                _read(x, x.data + si * x.s0 + sj * x.s1, step * x.s1, n, dst + j * comps, comps)
-            j += n
-        for j in range(cols * comps, ld):
-            dst[j] = <T> 0
-        dst += ld
+    cdef Py_ssize_t i
+    if cols * comps < ld:
+        for i in range(rows):
+            memset(dst + i * ld + cols * comps, 0, (ld - cols * comps) * sizeof(T))
+    if cols >= 16 or cols >= rows:
+        _lines(x, i0, rows, x.H, x.s0, x.bound0, j0, cols, x.W, x.s1, x.bound1,
+               dst, ld, comps, comps)
+    else:       # a few long columns: finding one's way in x once a column, not once a row
+        _lines(x, j0, cols, x.W, x.s1, x.bound1, i0, rows, x.H, x.s0, x.bound0,
+               dst, comps, ld, comps)
 
 
 cdef void _scatter(
@@ -217,11 +242,16 @@ cdef void _scatter(
     cdef char *p
     for i in range(rows):
         p = y.data + (i0 + i) * y.s0 + j0 * y.s1
-        for j in range(cols):
-            if y.size == 1:
-                (<uint8_t *> p)[j * y.s1] = <uint8_t> src[j]
-            else:
-                memcpy(p + j * y.s1, src + j * y.comps, y.comps * sizeof(T))
+        if y.size == 1:
+            for j in range(cols):
+                (<uint8_t *> (p + j * y.s1))[0] = <uint8_t> src[j]
+        elif y.comps == 1:
+            for j in range(cols):
+                (<T *> (p + j * y.s1))[0] = src[j]
+        else:
+            for j in range(cols):
+                (<T *> (p + j * y.s1))[0] = src[2 * j]
+                (<T *> (p + j * y.s1))[1] = src[2 * j + 1]
         src += ld
 
 
@@ -543,7 +573,8 @@ cdef void _add_rect(
     if n > 1:
         r.th = min(r.th, _round_up(r.rows // (4 * n) + 1, ROWS))
     if not in_place:
-        r.th = min(r.th, max(ka // ROWS * ROWS, 32))
+        macs = L1 // <Py_ssize_t> sizeof(T) // _ld_in(job, r.tw) - ka
+        r.th = min(r.th, max(macs // ROWS * ROWS, ka // ROWS * ROWS, 32))
     r.th = min(r.th, r.rows)
     r.first = job.tiles
     job.tiles += r.across * ((r.rows + r.th - 1) // r.th)
