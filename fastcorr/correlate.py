@@ -379,7 +379,7 @@ def _call(
 # Partial sums of the kernel gradient: enough to share among workers, few enough to stay small.
 # Functions of the shapes alone, so that the sums are the same for any number of workers.
 _MAX_SLABS = 64
-_ROWS_PER_SLAB = 8
+_ROWS_PER_SLAB = 32
 _TABLE = 1 << 19
 
 

@@ -12,9 +12,10 @@ the loops read the image in place; elsewhere `_gather` brings the input into a s
 (boundary, strides, byte order, conversion to T).  Results go straight into y, or through a
 scratch tile where y has another stride or width.  Nothing else is ever copied.
 
-Order of summation: one accumulator per output element, a ascending, then b ascending (block
-by block for kernels of more than KA x KB taps).  It depends neither on the tile nor on the
-layout nor on the number of workers, so neither do the bits.
+Order of summation: one accumulator per output element, a ascending, then b ascending; a
+kernel of more than KA x KB taps is summed block by block, and the blocks' sums are added.  The
+order depends neither on the tile nor on the layout nor on the number of workers, so neither do
+the bits.
 
 Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
 """
@@ -28,7 +29,7 @@ from libc.stdint cimport (
 from libc.string cimport memcpy, memset
 
 from fastcorr._kernels.simd cimport (
-    ACC, B_MAX, C_MAX, HAS_COMPLEX, T, V, vec, vkeep, vlane, vlast, vload, vmask, vsplat,
+    ACC, B_MAX, C_MAX, HAS_COMPLEX, T, V, vec, vhold, vkeep, vlane, vlast, vload, vmask, vsplat,
     vstore, vswap, vturn, vzero,
 )
 
@@ -36,8 +37,8 @@ cnp.import_array()
 
 cdef enum:
     ROWS = 4            # output rows of a register tile (2 if complex)
-    KA = 64             # taps applied at once: bounds the scratch for any kernel
-    KB = 256
+    KA = 32             # taps summed at once: bounds the scratch and the rounding error,
+    KB = 64             # whatever the size of the kernel
     GRAD_ROWS = 32      # rows and lanes of g that are summed in registers before the sum
     GRAD_LANES = 512    # goes to the table: bounds the rounding error and the scratch
     GRAD_A = 24         # rows and columns of taps per task of the kernel gradient
@@ -92,7 +93,7 @@ cdef inline void _convert(
     T *dst, Py_ssize_t step, int comps,
 ) noexcept nogil:
     """dst[::step] = n elements from p on, in `comps` components (imaginary 0 if x is real)."""
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j, _n
     cdef int c, i, size = sizeof(item_t)
     cdef item_t value
     cdef char *byte = <char *> &value
@@ -106,7 +107,7 @@ cdef inline void _convert(
             for j in range(n):
                 dst[j * step] = <T> (<const item_t *> (src + j * stride))[0]
             return
-    for j in range(n):
+    for _n in range(n):
         for c in range(x.comps):
             if x.swapped:
                 for i in range(size):
@@ -367,24 +368,15 @@ cdef inline void _taps(
                 t.a33 = t.a33 + x3 * w
 
 
-cdef inline void _start(
-    vec *a0, vec *a1, vec *a2, vec *a3, const T *y, const bint load, const int C,
-) noexcept nogil:
-    a0[0] = vload(y) if load else vzero()
-    a1[0] = vload(y + V) if load and C > 1 else vzero()
-    a2[0] = vload(y + 2 * V) if load and C > 2 else vzero()
-    a3[0] = vload(y + 3 * V) if load and C > 2 else vzero()
-
-
 cdef inline void _finish(
-    vec a0, vec a1, vec a2, vec a3, T *y, const int C,
+    vec a0, vec a1, vec a2, vec a3, T *y, bint add, const int C,
 ) noexcept nogil:
-    vstore(y, a0)
+    vstore(y, a0 + vload(y) if add else a0)
     if C > 1:
-        vstore(y + V, a1)
+        vstore(y + V, a1 + vload(y + V) if add else a1)
     if C > 2:
-        vstore(y + 2 * V, a2)
-        vstore(y + 3 * V, a3)
+        vstore(y + 2 * V, a2 + vload(y + 2 * V) if add else a2)
+        vstore(y + 3 * V, a3 + vload(y + 3 * V) if add else a3)
 
 
 cdef inline void _tile(
@@ -394,25 +386,8 @@ cdef inline void _tile(
     """y = (y if add else 0) + x correlated with k, for `rows` rows x C vectors of outputs."""
     cdef Tile t
     cdef Py_ssize_t i, lo, hi
-    cdef bint more1 = rows > 1
-    if add:
-        _start(&t.a00, &t.a01, &t.a02, &t.a03, y, True, C)
-        if cplx:
-            _start(&t.a10, &t.a11, &t.a12, &t.a13, y, False, C)
-            if more1:
-                _start(&t.a20, &t.a21, &t.a22, &t.a23, y + ys, True, C)
-                _start(&t.a30, &t.a31, &t.a32, &t.a33, y, False, C)
-        else:
-            if more1:
-                _start(&t.a10, &t.a11, &t.a12, &t.a13, y + ys, True, C)
-            if rows > 2:
-                _start(&t.a20, &t.a21, &t.a22, &t.a23, y + 2 * ys, True, C)
-                _start(&t.a30, &t.a31, &t.a32, &t.a33, y + 3 * ys, True, C)
-    else:
-        _start(&t.a00, &t.a01, &t.a02, &t.a03, y, False, C)
-        _start(&t.a10, &t.a11, &t.a12, &t.a13, y, False, C)
-        _start(&t.a20, &t.a21, &t.a22, &t.a23, y, False, C)
-        _start(&t.a30, &t.a31, &t.a32, &t.a33, y, False, C)
+    t.a00 = t.a01 = t.a02 = t.a03 = t.a10 = t.a11 = t.a12 = t.a13 = vzero()
+    t.a20 = t.a21 = t.a22 = t.a23 = t.a30 = t.a31 = t.a32 = t.a33 = vzero()
 
     # Input row i meets output rows i - ka < r <= i.
     for i in range(ka + rows - 1):
@@ -446,17 +421,17 @@ cdef inline void _tile(
 
     if cplx:
         _finish(t.a00 + vturn(t.a10), t.a01 + vturn(t.a11), t.a02 + vturn(t.a12),
-                t.a03 + vturn(t.a13), y, C)
-        if more1:
+                t.a03 + vturn(t.a13), y, add, C)
+        if rows > 1:
             _finish(t.a20 + vturn(t.a30), t.a21 + vturn(t.a31), t.a22 + vturn(t.a32),
-                    t.a23 + vturn(t.a33), y + ys, C)
+                    t.a23 + vturn(t.a33), y + ys, add, C)
     else:
-        _finish(t.a00, t.a01, t.a02, t.a03, y, C)
-        if more1:
-            _finish(t.a10, t.a11, t.a12, t.a13, y + ys, C)
+        _finish(t.a00, t.a01, t.a02, t.a03, y, add, C)
+        if rows > 1:
+            _finish(t.a10, t.a11, t.a12, t.a13, y + ys, add, C)
         if rows > 2:
-            _finish(t.a20, t.a21, t.a22, t.a23, y + 2 * ys, C)
-            _finish(t.a30, t.a31, t.a32, t.a33, y + 3 * ys, C)
+            _finish(t.a20, t.a21, t.a22, t.a23, y + 2 * ys, add, C)
+            _finish(t.a30, t.a31, t.a32, t.a33, y + 3 * ys, add, C)
 
 
 cdef inline void _strip(
@@ -750,6 +725,15 @@ cdef struct Dots:
     vec a27
 
 
+cdef inline vec _dot_load(
+    const T *x, vmask mask, const bint masked, const bint again,
+) noexcept nogil:
+    cdef vec v = vload(x)
+    if masked:
+        v = vkeep(v, mask)
+    return vhold(v) if again else v
+
+
 cdef inline void _dot(
     Dots *d, const T *x, const T *g, Py_ssize_t gs, vmask mask, const bint masked,
     const int A, const int B, const bint cplx,
@@ -766,56 +750,56 @@ cdef inline void _dot(
         g0, g1, g2 = vkeep(g0, mask), vkeep(g1, mask), vkeep(g2, mask)
     if cplx:
         g1 = vswap(g0)
-    x0 = vkeep(vload(x), mask) if masked else vload(x)
+    x0 = _dot_load(x, mask, masked, A > 1 or cplx)
     d.a00 = d.a00 + x0 * g0
     if A > 1 or cplx:
         d.a10 = d.a10 + x0 * g1
     if A > 2:
         d.a20 = d.a20 + x0 * g2
     if B > 1:
-        x0 = vkeep(vload(x + step), mask) if masked else vload(x + step)
+        x0 = _dot_load(x + step, mask, masked, A > 1 or cplx)
         d.a01 = d.a01 + x0 * g0
         if A > 1 or cplx:
             d.a11 = d.a11 + x0 * g1
         if A > 2:
             d.a21 = d.a21 + x0 * g2
     if B > 2:
-        x0 = vkeep(vload(x + 2 * step), mask) if masked else vload(x + 2 * step)
+        x0 = _dot_load(x + 2 * step, mask, masked, A > 1 or cplx)
         d.a02 = d.a02 + x0 * g0
         if A > 1 or cplx:
             d.a12 = d.a12 + x0 * g1
         if A > 2:
             d.a22 = d.a22 + x0 * g2
     if B > 3:
-        x0 = vkeep(vload(x + 3 * step), mask) if masked else vload(x + 3 * step)
+        x0 = _dot_load(x + 3 * step, mask, masked, A > 1 or cplx)
         d.a03 = d.a03 + x0 * g0
         if A > 1 or cplx:
             d.a13 = d.a13 + x0 * g1
         if A > 2:
             d.a23 = d.a23 + x0 * g2
     if B > 4:
-        x0 = vkeep(vload(x + 4 * step), mask) if masked else vload(x + 4 * step)
+        x0 = _dot_load(x + 4 * step, mask, masked, A > 1 or cplx)
         d.a04 = d.a04 + x0 * g0
         if A > 1 or cplx:
             d.a14 = d.a14 + x0 * g1
         if A > 2:
             d.a24 = d.a24 + x0 * g2
     if B > 5:
-        x0 = vkeep(vload(x + 5 * step), mask) if masked else vload(x + 5 * step)
+        x0 = _dot_load(x + 5 * step, mask, masked, A > 1 or cplx)
         d.a05 = d.a05 + x0 * g0
         if A > 1 or cplx:
             d.a15 = d.a15 + x0 * g1
         if A > 2:
             d.a25 = d.a25 + x0 * g2
     if B > 6:
-        x0 = vkeep(vload(x + 6 * step), mask) if masked else vload(x + 6 * step)
+        x0 = _dot_load(x + 6 * step, mask, masked, A > 1 or cplx)
         d.a06 = d.a06 + x0 * g0
         if A > 1 or cplx:
             d.a16 = d.a16 + x0 * g1
         if A > 2:
             d.a26 = d.a26 + x0 * g2
     if B > 7:
-        x0 = vkeep(vload(x + 7 * step), mask) if masked else vload(x + 7 * step)
+        x0 = _dot_load(x + 7 * step, mask, masked, A > 1 or cplx)
         d.a07 = d.a07 + x0 * g0
         if A > 1 or cplx:
             d.a17 = d.a17 + x0 * g1

@@ -50,6 +50,12 @@ cdef extern from *:
         return m;
     }
     FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { return v[i]; }
+    /* Keep a value in its register: GCC would load it anew for its second use. */
+    #if defined(__x86_64__) || defined(__i386__)
+    FC_INLINE fc_vec vhold(fc_vec v) { __asm__("" : "+x"(v)); return v; }
+    #else
+    FC_INLINE fc_vec vhold(fc_vec v) { return v; }
+    #endif
     /* Neighbouring lanes as complex numbers: vswap (a, b) -> (b, a), vturn (a, b) -> (-b, a). */
     #ifdef __clang__
     #define FC_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
@@ -78,6 +84,7 @@ cdef extern from *:
     FC_INLINE fc_vec vkeep(fc_vec v, fc_mask m) { return m ? v : 0; }
     FC_INLINE fc_mask vlast(Py_ssize_t n) { return n > 0; }
     FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { (void)i; return v; }
+    FC_INLINE fc_vec vhold(fc_vec v) { return v; }
     #endif
     #if defined(FC_SCALAR) || !defined(__GNUC__) || !(defined(FC_F32) || defined(FC_F64))
     /* No complex lanes here: integers have none, and single lanes are split by the caller. */
@@ -115,3 +122,4 @@ cdef extern from *:
     vec vswap(vec v) noexcept nogil
     vec vturn(vec v) noexcept nogil
     T vlane(vec v, Py_ssize_t i) noexcept nogil
+    vec vhold(vec v) noexcept nogil
