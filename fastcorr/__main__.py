@@ -1,0 +1,205 @@
+"""The command: ``python -m fastcorr filter`` and ``python -m fastcorr demo``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fastcorr import __version__, _filters, _images
+from fastcorr._boundary import CODES, MODES
+from fastcorr._images import Failure
+from fastcorr.correlate import correlate2d
+
+_FILTER_EPILOG = """\
+kernels (applied by correlation, not flipped):
+  sobel-x            -1,0,1;-2,0,2;-1,0,1: positive where it grows brighter to the right
+  sobel-y            its transpose: positive where it grows brighter downwards
+  laplace            0,1,0;1,-4,1;0,1,0
+  gaussian:SIGMA     Gaussian blur, weights of sum 1, cut off at 4 sigma
+  box:N              mean of N x N pixels
+  sharpen            0,-1,0;-1,5,-1;0,-1,0
+  emboss             -2,-1,0;-1,1,1;0,1,2
+  FILE.npy           a 2-D array of weights
+  "1,-1;2,-2"        rows of weights
+
+files:
+  INPUT is PNG, JPEG, TIFF or .npy: grey or colour, 8 or 16 bits or floating point; shape
+  (height, width[, channels]) in .npy.  Each channel is filtered, but not alpha, the last of
+  2 or 4 channels.  JPEG is turned upright as its camera says; no other metadata is kept.
+  Files of several pictures (animations, TIFF pages) are refused; of a phone's JPEG the
+  photograph is taken.  OUTPUT's name chooses its format; it may be INPUT.  PNG keeps 8 or 16
+  bits, JPEG has 8 and no alpha.  .npy, and TIFF if INPUT is floating point, keep the filtered
+  values themselves, unrounded and unclipped (float32; float64 for float64 and for integers of
+  32 bits and more).
+
+levels of PNG, JPEG and integer TIFF (floating point: 0 is black, 1 is white):
+  clip      the values, rounded; what is darker than black or brighter than white is clipped
+  abs       without their sign: flat parts black, edges bright
+  offset    mid-grey + half the value: negative dark, 0 grey, positive bright
+  stretch   from the smallest value, black, to the largest, white
+  Default: abs for kernels whose weights sum to 0 (sobel, laplace, "1,-1"; clip in TIFF of
+  signed integers), clip for all others.
+"""
+
+
+_MAX_FLOAT32_SUM = 256
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Failure(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fastcorr", description="2-D cross-correlation, fast.")
+    parser.add_argument("--version", action="version", version=f"fastcorr {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    filter_ = commands.add_parser(
+        "filter",
+        help="filter a picture",
+        description="Filter a picture with a kernel.",
+        epilog=_FILTER_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    filter_.add_argument("input", metavar="INPUT", type=Path, help="picture to read")
+    filter_.add_argument("output", metavar="OUTPUT", type=Path, help="picture to write")
+    filter_.add_argument("--kernel", required=True, help="a name or weights: see below")
+    filter_.add_argument(
+        "--boundary",
+        default="symm",
+        choices=tuple(CODES),
+        help="how the picture goes on beyond its edges (default: %(default)s)",
+    )
+    filter_.add_argument(
+        "--mode", default="same", choices=MODES, help="size of the result (default: %(default)s)"
+    )
+    filter_.add_argument(
+        "--levels", choices=_images.LEVELS, help="how values become levels: see below"
+    )
+    filter_.add_argument("--workers", metavar="N", type=int, help="threads (default: all CPUs)")
+
+    demo = commands.add_parser(
+        "demo",
+        help="a tour that writes pictures",
+        description="Filter a photograph and the picture of an edge; write what comes out.",
+    )
+    demo.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        type=Path,
+        default=Path("fastcorr-demo"),
+        help="where to write (default: %(default)s)",
+    )
+    return parser
+
+
+def _kernel(text: str) -> _filters.Kernel:
+    try:
+        if text.endswith(".npy"):
+            return _filters.check(_images.read_array(Path(text)))
+        return _filters.parse(text)
+    except (ValueError, Failure) as error:
+        raise Failure(f"--kernel {text!r}: {error}") from None
+
+
+def _filter(options: argparse.Namespace) -> None:
+    kind = _images.format_of(options.output)
+    if not options.output.parent.is_dir():
+        raise Failure(f"cannot write {str(options.output)!r}: no directory to put it in")
+    if options.output.is_dir():
+        raise Failure(f"cannot write {str(options.output)!r}: it is a directory")
+    k = _kernel(options.kernel)
+    pixels = _images.read(options.input)
+    source = pixels.dtype
+    stored = _images.stored_dtype(kind, source)
+    x, alpha = _images.split_alpha(pixels)
+    if alpha is not None and kind == "JPEG":
+        raise Failure(
+            f"cannot write {str(options.output)!r}: JPEG has no alpha; choose PNG or TIFF"
+        )
+    if options.levels and stored is None:
+        raise Failure("--levels is for integer pictures; this output keeps the values themselves")
+    if options.mode == "valid" and (k.shape[0] > x.shape[0] or k.shape[1] > x.shape[1]):
+        # correlate2d would exchange the two, as SciPy does.
+        raise Failure(
+            f"--mode valid: the kernel ({k.shape[0]} x {k.shape[1]}) is larger than the picture "
+            f"({x.shape[0]} x {x.shape[1]})"
+        )
+
+    def correlate(a: npt.NDArray[Any], b: npt.NDArray[Any], dtype: npt.DTypeLike) -> Any:
+        return correlate2d(
+            a,
+            b,
+            options.mode,
+            options.boundary,
+            axes=(0, 1),
+            dtype=dtype,
+            workers=options.workers,
+        )
+
+    # float32 holds what bytes, 16-bit integers and float32 hold; all others need float64, and so
+    # do sums of many terms, which in float32 would be wrong by levels.
+    result = np.float32 if np.can_cast(source, np.float32) else np.float64
+    dtype = result if k.size <= _MAX_FLOAT32_SUM else np.float64
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = correlate(x, k, dtype)
+            if stored is None:
+                y = y.astype(result, copy=False)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    if alpha is not None and options.mode != "same":
+        # The alpha of the pixel under the centre of the kernel.
+        centre = np.zeros(k.shape, np.int8)
+        centre[(k.shape[0] - 1) // 2, (k.shape[1] - 1) // 2] = 1
+        alpha = correlate(alpha, centre, dtype)
+    if stored is not None:
+        derivative = _filters.is_derivative(k) and stored.kind == "u"
+        y = _images.to_levels(
+            y, options.levels or ("abs" if derivative else "clip"), source, stored
+        )
+        if alpha is not None:
+            alpha = _images.to_levels(alpha.astype(np.float64), "clip", source, stored)
+    if alpha is not None:
+        y = np.concatenate([y, alpha.astype(y.dtype)], axis=2)
+    _images.write(options.output, y)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 after a message on stderr, or 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--kernel" in words[:-1]:
+        # argparse would take the weights -1,1 for an option.
+        at = words.index("--kernel")
+        words[at : at + 2] = [f"--kernel={words[at + 1]}"]
+    try:
+        options = _parser().parse_args(words)
+        if options.command == "filter":
+            _filter(options)
+        else:
+            from fastcorr import _demo
+
+            _demo.run(options.directory)
+    except Failure as error:
+        print(f"fastcorr: error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("fastcorr: error: not enough memory", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastcorr: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
