@@ -111,7 +111,7 @@ def fold(
     start: tuple[int, int],
     stop: tuple[int, int],
     bounds: tuple[str, str],
-    chunk: int = 1 << 18,
+    chunk: int,
 ) -> None:
     """dx = adjoint of the continuation, applied to the plane [start, stop) of the continued image.
 

@@ -381,6 +381,8 @@ def _call(
 _MAX_SLABS = 64
 _ROWS_PER_SLAB = 32
 _TABLE = 1 << 19
+# Elements beyond the edges of all planes that are computed at a time before they are folded.
+_FOLDED = 1 << 18
 
 
 def _kernel_grad(
@@ -448,7 +450,7 @@ def _image_grad(
     dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)
     if dy.size and k.size:
         stop = (o0 + dy.shape[-2] + kh - 1, o1 + dy.shape[-1] + kw - 1)
-        fold(part, dx, offset, stop, bounds)
+        fold(part, dx, offset, stop, bounds, _FOLDED // math.prod(dy.shape[:-2]))
     return dx
 
 

@@ -187,7 +187,7 @@ cdef Py_ssize_t _run(
         length[0] = 2 * n - 2 - p
         return 2 * n - 2 - p
     step[0] = 0
-    length[0] = -i if i < 0 else <Py_ssize_t> 1 << 62
+    length[0] = -i if i < 0 else <Py_ssize_t> (<size_t> -1 >> 2)
     if bound == FILL:
         return -1
     return 0 if i < 0 else n - 1
@@ -634,8 +634,9 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
         _scatter(out, ys, &y, i, j, rows, cols)
 
 
-cdef double _MACS_PER_CHECK = 2e8       # multiply-adds of a worker between looks for Ctrl-C
-cdef double _MACS_PER_GRAB = 1e5        # … and between visits to the queue of tasks
+# Multiply-adds of a worker between looks for Ctrl-C (some ms) and visits to the queue of tasks.
+cdef double _MACS_PER_CHECK = 2.5e7 * V
+cdef double _MACS_PER_GRAB = 1e4 * V
 
 
 def correlate(
