@@ -41,8 +41,8 @@ cdef enum:
     KB = 64             # whatever the size of the kernel
     GRAD_ROWS = 32      # rows and lanes of g that are summed in registers before the sum
     GRAD_LANES = 512    # goes to the table: bounds the rounding error and the scratch
-    GRAD_A = 24         # rows and columns of taps per task of the kernel gradient
-    GRAD_B = 256
+    GRAD_A = 12         # rows and columns of taps per task of the kernel gradient
+    GRAD_B = 64
     L1 = 24 * 1024      # bytes of the first-level cache that a tile may count on
     ALIGN = 64
 
@@ -1060,7 +1060,7 @@ def correlate_kernel_grad(
     room = job.room_x + _round_up(GRAD_ROWS * (GRAD_LANES + V), ALIGN)
     macs = (<double> job.g.H * job.g.W * job.ka * job.kb * job.comps * job.comps
             / (job.slabs * job.na * job.nb))
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), 4 * workers)
+    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), workers)
     base = <T *> PyMem_RawMalloc((room * workers) * sizeof(T) + ALIGN)
     if base == NULL:
         raise MemoryError("no memory for the scratch of fastcorr's workers")
