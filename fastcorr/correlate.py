@@ -81,11 +81,15 @@ def _fill_element(fillvalue: npt.ArrayLike, dtype: DType) -> Array:
         if item is None:
             value = np.array([math.nan])
         elif not isinstance(item, int) or dtype.kind not in "iu":
-            value = np.array([complex(item)])
+            try:
+                value = np.array([float(item)])
+            except (TypeError, ValueError):
+                value = np.array([complex(item)])
     if dtype.kind != "c" and value.dtype.kind == "c":
-        if value[0].imag != 0:
-            raise ValueError(f"fillvalue={fillvalue!r} is complex, the result is {dtype}")
-        value = value.real
+        raise ValueError(
+            f"could not cast `fillvalue` directly to the output type: {fillvalue!r} is complex, "
+            f"the output {dtype}"
+        )
     if dtype.kind not in "iu":
         with np.errstate(over="ignore"):
             return value.astype(dtype)
@@ -93,8 +97,8 @@ def _fill_element(fillvalue: npt.ArrayLike, dtype: DType) -> Array:
     info = np.iinfo(dtype)
     if not (isinstance(item, int) or np.isfinite(item)) or not info.min <= int(item) <= info.max:
         raise ValueError(
-            f"fillvalue={fillvalue!r} does not fit the result's dtype {dtype}, which holds "
-            f"{info.min} to {info.max}"
+            f"could not cast `fillvalue` directly to the output type: {fillvalue!r} is not "
+            f"between {info.min} and {info.max}, the limits of {dtype}"
         )
     return np.array([int(item)], dtype)
 
@@ -194,6 +198,7 @@ class _Plan:
         self.codes = CODES[self.bounds[0]], CODES[self.bounds[1]]
         self.module, self.lanes = kernels(self.dtype)
         self.zero = np.zeros(1, self.lanes)
+        self.narrows = dtype is not None  # only then may a cast overflow
         taps = k[0] * k[1] * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = useful_workers(math.prod(self.shape), taps)
 
@@ -206,7 +211,11 @@ class _Plan:
             x = x[..., ::-1, ::-1]
         if self.k_flip:
             k = k[..., ::-1, ::-1]
-        k = k.astype(self.lanes, "C")
+        if self.narrows:
+            with np.errstate(all="ignore"):  # silent as the kernels are
+                k = k.astype(self.lanes, "C")
+        else:
+            k = k.astype(self.lanes, "C")
         if self.k_conj:
             np.conjugate(k, out=k)
         return x, k
@@ -301,15 +310,16 @@ def _run(
         y[...] = 0
     elif y.dtype.kind == "c" and not module.COMPLEX:
         # Lanes that hold no pairs: four real correlations.
-        term = np.empty(y.shape, y.real.dtype)
+        term = np.empty_like(y.real)
         xs, fills = _parts(x), _parts(fill)
         kr, ki = (np.ascontiguousarray(part) for part in _parts(k))
-        _run(module, xs[0], kr, y.real, offset, codes, fills[0], workers)
-        _run(module, xs[1], ki, term, offset, codes, fills[1], workers)
-        np.subtract(y.real, term, out=y.real)
-        _run(module, xs[0], ki, y.imag, offset, codes, fills[0], workers)
-        _run(module, xs[1], kr, term, offset, codes, fills[1], workers)
-        np.add(y.imag, term, out=y.imag)
+        with np.errstate(all="ignore"):
+            _run(module, xs[0], kr, y.real, offset, codes, fills[0], workers)
+            _run(module, xs[1], ki, term, offset, codes, fills[1], workers)
+            np.subtract(y.real, term, out=y.real)
+            _run(module, xs[0], ki, y.imag, offset, codes, fills[0], workers)
+            _run(module, xs[1], kr, term, offset, codes, fills[1], workers)
+            np.add(y.imag, term, out=y.imag)
     else:
         if x.dtype.char == "e":
             x = x.astype(np.float32)
@@ -513,23 +523,26 @@ def _vjp(
     if plan.swapped:
         (x_batch, k_batch), (need_x, need_k) = (k_batch, x_batch), (need_k, need_x)
     dx = dk = None
-    if need_x:
-        dx = _image_grad(plan.module, g, k, x.shape[-2:], plan.offset, plan.bounds, plan.zero, n)
-        dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
-        if plan.x_flip:
-            dx = dx[..., ::-1, ::-1]
-    if need_k:
-        dk = _kernel_grad(plan.module, x, g, k.shape[-2:], plan.offset, plan.codes, fill, n)
-        dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
-        if plan.k_conj:
-            dk = np.conjugate(dk)
-        if plan.k_flip:
-            dk = dk[..., ::-1, ::-1]
-    d1, d2 = (dk, dx) if plan.swapped else (dx, dk)
-    return (
-        None if d1 is None else _like(plan.natural(d1, 0), a.dtype),
-        None if d2 is None else _like(plan.natural(d2, 1), b.dtype),
-    )
+    with np.errstate(all="ignore"):  # silent as the kernels are
+        if need_x:
+            dx = _image_grad(
+                plan.module, g, k, x.shape[-2:], plan.offset, plan.bounds, plan.zero, n
+            )
+            dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
+            if plan.x_flip:
+                dx = dx[..., ::-1, ::-1]
+        if need_k:
+            dk = _kernel_grad(plan.module, x, g, k.shape[-2:], plan.offset, plan.codes, fill, n)
+            dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
+            if plan.k_conj:
+                dk = np.conjugate(dk)
+            if plan.k_flip:
+                dk = dk[..., ::-1, ::-1]
+        d1, d2 = (dk, dx) if plan.swapped else (dx, dk)
+        return (
+            None if d1 is None else _like(plan.natural(d1, 0), a.dtype),
+            None if d2 is None else _like(plan.natural(d2, 1), b.dtype),
+        )
 
 
 # ---------------------------------------------------------------- public
@@ -805,9 +818,9 @@ def correlate2d_vjp(
     >>> y = correlate2d(x, k, "same", "symm")
     >>> dx, dk = correlate2d_vjp(np.ones_like(y), x, k, "same", "symm")
     >>> dx
-    array([[1., 0., 0., -1.],
-           [1., 0., 0., -1.],
-           [1., 0., 0., -1.]])
+    array([[ 1.,  0.,  0., -1.],
+           [ 1.,  0.,  0., -1.],
+           [ 1.,  0.,  0., -1.]])
     """
     return _vjp("correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers)
 
