@@ -48,6 +48,16 @@ _CPUS = _allowed_cpus()
 _setting: int | None = None
 
 
+def _one_thread() -> None:
+    global _CAP
+    _CAP = 1
+
+
+if not _cpu.FORK_SAFE:
+    # OpenMP's threads are gone in a forked child, and this OpenMP would wait for them for ever.
+    os.register_at_fork(after_in_child=_one_thread)
+
+
 def check_workers(workers: object) -> int:
     """A positive number of workers from an argument; negative ones count back from the CPUs."""
     try:
@@ -89,8 +99,8 @@ def get_workers() -> int:
     2
     """
     if _setting is not None:
-        return _setting
-    return max(1, min(_CPUS, _cpu.max_threads()))
+        return min(_setting, _CAP)
+    return max(1, min(_CPUS, _CAP, _cpu.max_threads()))
 
 
 class set_workers:

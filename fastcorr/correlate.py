@@ -781,8 +781,9 @@ def correlate2d_vjp(
     Returns
     -------
     d_in1 : ndarray or None
-        Gradient to `in1`, in its shape, and in its dtype if that is floating or complex; None
-        if not needed.
+        Gradient to `in1`, in its shape; None if not needed.  In its dtype if that is floating
+        or complex, else in the promoted dtype of `dy` and both inputs (without an imaginary
+        part), in which integers wrap around.
     d_in2 : ndarray or None
         Likewise for `in2`.
 
@@ -853,7 +854,7 @@ def convolve2d_vjp(
     Returns
     -------
     d_in1 : ndarray or None
-        Gradient to `in1`; None if not needed.
+        Gradient to `in1`; None if not needed.  Its dtype is chosen as by `correlate2d_vjp`.
     d_in2 : ndarray or None
         Gradient to `in2`; None if not needed.
 
@@ -953,7 +954,8 @@ def corr2d_backward(
     dx : ndarray, shape (H, W), or None
         Gradient to `x`: `dy` with the reversed kernel, in ``full`` mode; None if not needed.
     dk : ndarray, shape (h, w), or None
-        Gradient to `k`: `x` correlated with `dy`; None if not needed.
+        Gradient to `k`: `x` correlated with `dy`; None if not needed.  The dtype of each is
+        chosen as by `correlate2d_vjp`.
 
     Raises
     ------
