@@ -355,7 +355,7 @@ def _call(
     if out is not None:
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-        if asked is not None and out.dtype != asked:
+        if asked is not None and out.dtype.newbyteorder("=") != asked.newbyteorder("="):
             raise TypeError(f"out has dtype {out.dtype}, but dtype={asked} was asked for")
         asked = out.dtype
     plan = _plan(function, a, b, mode, boundary, axes, asked)
@@ -454,7 +454,8 @@ def _image_grad(
         if out is None:
             out = np.empty((*dy.shape[:-2], i1 - i0, j1 - j0), dy.dtype)
         corner = (i0 - o0 - kh + 1, j0 - o1 - kw + 1)
-        _run(module, dy, kf, out, corner, codes, zero, workers)
+        n = min(workers, useful_workers(out.size, kh * kw))
+        _run(module, dy, kf, out, corner, codes, zero, n)
         return out
 
     dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)
@@ -513,6 +514,9 @@ def _vjp(
     if g.shape != plan.out_shape:
         raise ValueError(f"dy must have the shape of the result, {plan.out_shape}, got {g.shape}")
     n = choose_workers(workers, plan.useful_workers)
+    forward = np.result_type(a.dtype, b.dtype)
+    if "fill" in plan.bounds and _supported(forward):
+        fillvalue = _fill_element(fillvalue, forward)  # as the result itself saw it
     fill = plan.fill(fillvalue)
     g = plan.core(g, 2).astype(dtype, copy=False)
     if plan.y_conj:

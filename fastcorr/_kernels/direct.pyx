@@ -39,11 +39,13 @@ cdef enum:
     ROWS = 4            # output rows of a register tile (2 if complex)
     KA = 32             # taps summed at once: bounds the scratch and the rounding error,
     KB = 64             # whatever the size of the kernel
-    GRAD_ROWS = 32      # rows and lanes of g that are summed in registers before the sum
-    GRAD_LANES = 512    # goes to the table: bounds the rounding error and the scratch
+    GRAD_ROWS = 16      # rows and lanes of g that are summed in registers before the sum
+    GRAD_LANES = 2048   # goes to the table: bounds the rounding error and the scratch
     GRAD_A = 12         # rows and columns of taps per task of the kernel gradient
     GRAD_B = 64
     L1 = 24 * 1024      # bytes of the first-level cache that a tile may count on
+    LOW = 11            # rows of a kernel under which tiles are wide instead, rows of
+    STREAM = 16 * 1024  # this many bytes
     ALIGN = 64
 
 cdef enum Boundary:
@@ -536,9 +538,12 @@ cdef void _add_rect(
         return
     r.i0, r.j0, r.rows, r.cols, r.in_place = i0, j0, i1 - i0, j1 - j0, in_place
     # Width: the input rows of a register tile stay in L1 from one tile to the next below it.
+    # Low kernels do not work long enough on a row for that to count; they want long streams.
     r.tw = L1 // <Py_ssize_t> sizeof(T) // (ka + ROWS - 1) - kb * job.comps
     if not in_place:
         r.tw = min(r.tw, 1024)
+    elif ka <= LOW:
+        r.tw = STREAM // <Py_ssize_t> sizeof(T)
     r.tw = min(max(r.tw // (4 * V) * 4 * V, 8 * V) // job.comps, r.cols)
     # The last tile of a row takes in a remainder of less than a vector.
     r.across = max((r.cols + r.tw - V // job.comps) // r.tw, 1)
@@ -670,6 +675,7 @@ def correlate(
     _layout(&job, workers)
     total = job.tiles * job.n_planes
     macs = <double> job.y.H * job.y.W * job.ka * job.kb * job.comps * job.comps / job.tiles
+    workers = min(workers, total)
     grab = <Py_ssize_t> max(min(_MACS_PER_GRAB / macs, total // (4.0 * workers)), 1.0)
     step = <Py_ssize_t> max(min(_MACS_PER_CHECK / macs * workers, total), 4 * workers)
     room = _round_up(job.room + job.room_out, ALIGN)
@@ -1053,6 +1059,7 @@ def correlate_kernel_grad(
     total = cnp.PyArray_DIM(planes, 0) * job.slabs * job.na * job.nb
     if total == 0:
         return
+    workers = min(workers, total)
     job.room_x = ((GRAD_ROWS + min(job.ka, GRAD_A) - 1)
                   * (min(g.shape[g.ndim - 1] * job.comps, GRAD_LANES) + V
                      + (min(job.kb, GRAD_B) - 1) * job.comps))

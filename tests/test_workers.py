@@ -1,0 +1,509 @@
+"""Threads: the same bits for any number, the settings, the GIL, signals, fork, limits."""
+
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import cases
+import numpy as np
+import oracle
+import pytest
+
+import fastcorr
+from fastcorr import _workers
+
+FUNCTIONS = ("correlate2d", "convolve2d")
+
+
+def run(script, timeout=60, **environment):
+    """What a script prints in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def default_setting():
+    """No test leaves a setting behind."""
+    assert _workers._setting is None
+    yield
+    fastcorr.set_workers(None)
+
+
+# ---------------------------------------------------------------- the same bits
+
+SIZES = [
+    ((300, 700), (3, 3)), ((300, 700), (7, 15)), ((300, 700), (31, 70)), ((130, 97), (70, 3)),
+    ((700, 90), (5, 5)), ((90, 400), (66, 260)), ((1, 5000), (1, 9)), ((5000, 2), (9, 1)),
+    ((17, 19), (4, 4)), ((40, 60), (60, 90)), ((512, 512), (1, 1)), ((257, 263), (16, 16)),
+]  # fmt: skip
+
+
+def problem(rng, shapes, dtype, mode):
+    """Numbers over sixty decades: any other order of a sum shows."""
+    decades = 30 if dtype in "dgDG" else 15
+    return [cases.reals(rng, s, dtype, decades) for s in (*shapes, oracle.shape(mode, *shapes))]
+
+
+@pytest.mark.parametrize("shapes", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", "fdFD")
+def test_same_bits_for_any_number_of_workers(shapes, dtype, rng):
+    mode = str(rng.choice([m for m in oracle.MODES if m != "valid" or shapes[0] > shapes[1]]))
+    function = str(rng.choice(FUNCTIONS))
+    if shapes[1] == (66, 260):
+        mode = "same"
+    forward, vjp = getattr(fastcorr, function), getattr(fastcorr, function + "_vjp")
+    a, b, dy = problem(rng, shapes, dtype, mode)
+    for rules in ("fill", ("mirror", "wrap")):
+        results = []
+        for workers in (1, 2, 3, 8):
+            with np.errstate(over="ignore"):
+                y = forward(a, b, mode, rules, workers=workers)
+                d1, d2 = vjp(dy, a, b, mode, rules, workers=workers)
+            results.append([cases.bits(y), cases.bits(d1), cases.bits(d2)])
+        assert results[1] == results[0]
+        assert results[2] == results[0]
+        assert results[3] == results[0]
+
+
+@pytest.mark.parametrize("dtype", "fdFgB")
+def test_same_bits_for_batches(dtype, rng):
+    a, b = (
+        cases.integers(rng, s, dtype, True) if dtype == "B" else cases.reals(rng, s, dtype, 9)
+        for s in ((5, 1, 40, 90), (3, 4, 5))
+    )
+    kwargs = {"axes": (-2, -1)}
+    y = fastcorr.correlate2d(a, b, "same", "symm", workers=1, **kwargs)
+    dy = y[..., ::-1].copy()
+    gradients = fastcorr.correlate2d_vjp(dy, a, b, "same", "symm", workers=1, **kwargs)
+    for n in range(3):  # a stack is its images, one by one
+        alone = fastcorr.correlate2d(a[1, 0], b[n], "same", "symm")
+        assert cases.bits(alone) == cases.bits(y[1, n])
+    for workers in (2, 3, 8):
+        again = fastcorr.correlate2d(a, b, "same", "symm", workers=workers, **kwargs)
+        assert cases.bits(again) == cases.bits(y)
+        again = fastcorr.correlate2d_vjp(dy, a, b, "same", "symm", workers=workers, **kwargs)
+        assert [cases.bits(v) for v in again] == [cases.bits(v) for v in gradients]
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("dtype", "fdFg")
+@pytest.mark.parametrize(
+    "shapes", [((60, 150), (5, 7)), ((5, 9), (3, 2)), ((9, 70), (66, 260))], ids=str
+)
+def test_same_bits_for_any_layout(layout, dtype, shapes, rng):
+    if dtype == "g":
+        shapes = shapes[0], tuple(min(n, 70) for n in shapes[1])
+    a, b, dy = problem(rng, shapes, dtype, "same")
+    odd = [cases.LAYOUTS[layout](v) for v in (a, b, dy)]
+    for workers in (1, 2):
+        y = fastcorr.correlate2d(a, b, "same", "symm", workers=1)
+        again = fastcorr.correlate2d(*odd[:2], "same", "symm", workers=workers)
+        assert cases.bits(again) == cases.bits(y)
+        if layout != "read-only":
+            out = cases.LAYOUTS[layout](np.zeros_like(y))
+            fastcorr.correlate2d(a, b, "same", "symm", workers=workers, out=out)
+            assert cases.bits(out) == cases.bits(y)
+        gradients = fastcorr.correlate2d_vjp(dy, a, b, "same", "symm", workers=1)
+        again = fastcorr.correlate2d_vjp(odd[2], *odd[:2], "same", "symm", workers=workers)
+        for gradient, other in zip(gradients, again, strict=True):
+            assert cases.bits(gradient) == cases.bits(other)
+
+
+def test_integers_of_any_number_of_workers(rng):
+    a, b = cases.operands(rng, (200, 300), (5, 6), "B", "B")
+    for dtype in "Bi":
+        results = {
+            fastcorr.correlate2d(a, b, "same", "wrap", dtype=dtype, workers=workers).tobytes()
+            for workers in (1, 2, 3, 8)
+        }
+        assert len(results) == 1
+
+
+# ---------------------------------------------------------------- the setting
+
+
+def test_setter_and_context():
+    default = fastcorr.get_workers()
+    assert default >= 1
+    fastcorr.set_workers(3)
+    assert fastcorr.get_workers() == 3
+    with fastcorr.set_workers(5) as nothing:
+        assert nothing is None
+        assert fastcorr.get_workers() == 5
+        with fastcorr.set_workers(None):
+            assert fastcorr.get_workers() == default
+        assert fastcorr.get_workers() == 5
+    assert fastcorr.get_workers() == 3
+    with pytest.raises(KeyError), fastcorr.set_workers(1):
+        raise KeyError
+    assert fastcorr.get_workers() == 3
+    fastcorr.set_workers(None)
+    assert fastcorr.get_workers() == default
+
+
+def test_setting_is_of_the_process():
+    fastcorr.set_workers(3)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(fastcorr.get_workers).result() == 3
+
+
+def test_counting_back_from_all():
+    cpus = _workers._CPUS
+    for n in range(1, cpus + 1):
+        with fastcorr.set_workers(-n):
+            assert fastcorr.get_workers() == cpus + 1 - n
+
+
+WRONG = [
+    (0, ValueError), (-(10**6), ValueError), (-(2**31), ValueError), (-(2**63), ValueError),
+    (True, TypeError), (False, TypeError), (1.0, TypeError), ("2", TypeError), ([1], TypeError),
+    (np.True_, TypeError), (1j, TypeError),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("workers", "error"), WRONG, ids=str)
+def test_wrong_numbers(workers, error):
+    a = np.ones((3, 3))
+    for call in (
+        lambda: fastcorr.set_workers(workers),
+        lambda: fastcorr.correlate2d(a, a, workers=workers),
+        lambda: fastcorr.convolve2d(a, a, workers=workers),
+        lambda: fastcorr.corr2d(a, a, workers=workers),
+        lambda: fastcorr.corr2d_backward(a[:1, :1], a, a, workers=workers),
+        lambda: fastcorr.correlate2d_vjp(a, a, a, "same", workers=workers),
+    ):
+        with pytest.raises(error, match="workers"):
+            call()
+    assert _workers._setting is None
+
+
+@pytest.mark.parametrize("workers", [10**6, 2**31, 2**63, 2**70])
+def test_huge_numbers_are_capped(workers):
+    """OpenMP would end the process when it cannot start so many threads."""
+    with fastcorr.set_workers(workers):
+        assert fastcorr.get_workers() == _workers._CAP
+    assert fastcorr.corr2d([[1, 2]], [[3]], workers=workers).tolist() == [[3, 6]]
+
+
+def test_numpy_integers():
+    assert fastcorr.corr2d([[1, 2]], [[3]], workers=np.int8(2)).tolist() == [[3, 6]]
+    with fastcorr.set_workers(np.uint64(2)):
+        assert fastcorr.get_workers() == 2
+
+
+def test_wrong_shape_is_told_whatever_the_workers():
+    with pytest.raises(ValueError, match="2-D"):
+        fastcorr.correlate2d([1], [1], workers=2)
+
+
+# ---------------------------------------------------------------- limits of the process
+
+
+def test_omp_num_threads():
+    script = "import fastcorr; print(fastcorr.get_workers())"
+    assert run(script, OMP_NUM_THREADS="1") == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
+def test_affinity():
+    script = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import fastcorr
+print(fastcorr.get_workers())
+with fastcorr.set_workers(-1):
+    print(fastcorr.get_workers())
+fastcorr.set_workers(3)
+print(fastcorr.get_workers())
+"""
+    assert run(script).split() == ["1", "1", "3"]
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [
+    ("max 100000", None), ("100000 100000", 1), ("150000 100000", 2), ("5000 100000", 1),
+    ("-1 100000", None), ("nonsense", None), ("0 0", None), ("", None),
+])  # fmt: skip
+def test_control_group(quota, cpus, tmp_path, monkeypatch):
+    import builtins
+
+    (tmp_path / "cpu.max").write_text(quota)
+    original = builtins.open
+
+    def fake(path, *args, **kwargs):
+        if path == "/sys/fs/cgroup/cpu.max":
+            path = tmp_path / "cpu.max"
+        elif str(path).startswith("/sys/fs/cgroup"):
+            raise FileNotFoundError(path)
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", fake)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert _workers._allowed_cpus() == (7 if cpus is None else cpus)
+
+
+def test_threadpoolctl():
+    pytest.importorskip("threadpoolctl")
+    script = """
+import fastcorr, threadpoolctl
+before = fastcorr.get_workers()
+with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+    print(fastcorr.get_workers())
+print(fastcorr.get_workers() == before)
+"""
+    if not fastcorr.show_config("dicts")["openmp"]:
+        pytest.skip("built without OpenMP")
+    assert run(script).split() == ["1", "True"]
+
+
+def test_nothing_of_the_process_is_changed():
+    """No environment variable, no thread limit, no signal handler, nothing printed."""
+    script = """
+import os, signal, sys
+import numpy as np
+before = dict(os.environ), [signal.getsignal(s) for s in signal.valid_signals()]
+import fastcorr
+a = np.ones((300, 300))
+fastcorr.correlate2d(a, a[:5, :5], workers=2)
+fastcorr.correlate2d_vjp(a, a, a[:5, :5], "same", workers=2)
+assert before == (dict(os.environ), [signal.getsignal(s) for s in signal.valid_signals()])
+assert np.nextafter(0.0, 1.0) * 1.0 != 0
+"""
+    assert run(script) == ""
+
+
+# ---------------------------------------------------------------- threads and the GIL
+
+
+def half_done(call, out):
+    """Whether Python runs in this thread while the call has written one end of out, not the other.
+
+    Without the GIL released that can never be seen, however slow the machine is.
+    """
+    out[...] = np.nan
+    done = threading.Event()
+
+    def work():
+        call()
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    seen = False
+    while not done.is_set() and not seen:
+        first, last = out[0, 0], out[-1, -1]
+        seen = bool(np.isnan(first) != np.isnan(last))
+    thread.join()
+    assert np.isfinite(out).all()
+    return seen
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_gil_is_released(workers):
+    a, k = np.ones((1500, 1500)), np.ones((25, 25))
+    out = np.empty_like(a)
+
+    def call():
+        fastcorr.correlate2d(a, k, "same", "wrap", out=out, workers=workers)
+
+    assert any(half_done(call, out) for _ in range(10))
+
+
+@pytest.mark.parametrize("needs", ["x", "k"])
+def test_gil_is_released_by_the_gradients(needs):
+    """This thread wakes up again and again while another is in one long gradient.
+
+    With the switch interval that long, only a released GIL lets it."""
+    x, k, dy = np.ones((1200, 1200)), np.ones((25, 25)), np.ones((1176, 1176))
+    started, done = threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        fastcorr.corr2d_backward(dy, x, k, needs=needs, workers=1)
+        done.set()
+
+    before = sys.getswitchinterval()
+    most = 0
+    try:
+        sys.setswitchinterval(1000)
+        for _ in range(10):
+            started.clear()
+            done.clear()
+            thread = threading.Thread(target=work)
+            thread.start()
+            started.wait()
+            count = 0
+            while not done.wait(0.0005):
+                count += 1
+            thread.join()
+            most = max(most, count)
+            if most > 10:
+                break
+    finally:
+        sys.setswitchinterval(before)
+    assert most > 10
+
+
+def test_many_threads_share_inputs(rng):
+    """500 calls at once on the same read-only arrays."""
+    a, b = cases.reals(rng, (61, 87), "d"), cases.reals(rng, (5, 4), "d")
+    for v in (a, b):
+        v.flags.writeable = False
+    rules = [*oracle.RULES, ("wrap", "fill")]
+    right = {r: fastcorr.correlate2d(a, b, "full", r).tobytes() for r in rules}
+    dy = fastcorr.correlate2d(a, b)
+    gradients = [v.tobytes() for v in fastcorr.correlate2d_vjp(dy, a, b)]
+
+    def call(n):
+        rule, workers = rules[n % len(rules)], n % 3 + 1
+        if n % 5 == 0:
+            got = fastcorr.correlate2d_vjp(dy, a, b, workers=workers)
+            return [v.tobytes() for v in got] == gradients
+        return fastcorr.correlate2d(a, b, "full", rule, workers=workers).tobytes() == right[rule]
+
+    with ThreadPoolExecutor(10) as pool:
+        assert all(pool.map(call, range(500)))
+
+
+def test_ctrl_c():
+    """A signal ends a call that would take minutes, and the next call is right."""
+    script = """
+import signal, sys
+import numpy as np
+import fastcorr
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+x, k = np.ones((4000, 4000)), np.ones((300, 300))
+dy = x[:3701, :3701]
+for workers in (1, 2):
+    for call in (lambda: fastcorr.correlate2d(x, k, "same", workers=workers),
+                 lambda: fastcorr.corr2d_backward(dy, x, k, needs="k", workers=workers),
+                 lambda: fastcorr.corr2d_backward(dy, x, k, needs="x", workers=workers)):
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            call()
+        except KeyboardInterrupt:
+            print("interrupted")
+        assert fastcorr.corr2d([[1, 2]], [[3]], workers=workers).tolist() == [[3, 6]]
+"""
+    assert run(script, timeout=120).split() == ["interrupted"] * 6
+
+
+# ---------------------------------------------------------------- scratch memory
+
+
+def scratch(call):
+    """Most bytes held at a time during a call, beyond what it returns."""
+    call()  # plans are kept
+    tracemalloc.start()
+    try:
+        kept = call()
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return peak - (0 if kept is None else now)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("dtype", "BfD")
+@pytest.mark.parametrize(
+    ("x_shape", "k_shape"),
+    [((2000, 2000), (3, 3)), ((300, 20_000), (9, 9)), ((20_000, 100), (5, 5)),
+     ((500, 700), (5, 300)), ((300, 300), (70, 3))],
+)  # fmt: skip
+def test_scratch_is_small_whatever_the_image(workers, dtype, x_shape, k_shape):
+    """Less than 4 MB per worker: no padded copy, no converted copy, no im2col."""
+    limit = workers << 22
+    a, k, out = np.ones(x_shape, dtype), np.ones(k_shape, dtype), np.empty(x_shape, dtype)
+    for image in (a, np.asfortranarray(a)):
+
+        def forward(image=image, out=out):
+            fastcorr.correlate2d(image, k, "same", "wrap", out=out, workers=workers)
+
+        assert scratch(forward) < limit
+    if dtype == "B":
+        wide = np.empty(x_shape, "f")
+        assert scratch(lambda: forward(a, wide)) < limit
+        return
+    for needs in ("in1", "in2"):
+
+        def backward(needs=needs):
+            return fastcorr.correlate2d_vjp(out, a, k, "same", "wrap", needs=needs, workers=workers)
+
+        assert scratch(backward) < limit
+
+
+# ---------------------------------------------------------------- fork
+
+FORK = """
+import multiprocessing, os, sys, threading
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np
+import fastcorr
+
+a, k = np.arange(90000.0).reshape(300, 300) % 7, np.ones((5, 5))
+right = fastcorr.correlate2d(a, k, "same", workers=1)
+
+def call(workers=2):
+    y = fastcorr.correlate2d(a, k, "same", workers=workers)
+    fastcorr.correlate2d_vjp(y, a, k, "same", workers=workers)
+    return bool((y == right).all())
+
+def in_child(check):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if check() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+def grandchild():
+    assert call()
+    in_child(call)
+    return call()
+
+if __name__ == "__main__":
+    in_child(call)                      # the parent has no threads yet
+    assert call()
+    in_child(call)
+    in_child(lambda: call(1))
+    in_child(grandchild)
+    assert call()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    in_child(call)
+    context = multiprocessing.get_context("fork")
+    for _ in range(5):
+        with context.Pool(2) as pool:
+            assert pool.map(call, [2] * 4, chunksize=1) == [True] * 4
+        assert call()
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert list(pool.map(call, [2] * 4)) == [True] * 4
+    print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork(tmp_path):
+    script = tmp_path / "fork.py"
+    script.write_text(FORK)
+    here = os.path.dirname(os.path.dirname(fastcorr.__file__))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "fine", done.stderr
