@@ -321,8 +321,6 @@ def _run(
             _run(module, xs[1], kr, term, offset, codes, fills[1], workers)
             np.add(y.imag, term, out=y.imag)
     else:
-        if x.dtype.char == "e":
-            x = x.astype(np.float32)
         batch = y.shape[:-2]
         planes = _planes(batch, x, k, y) if batch else _ONE_PLANE
         module.correlate(x, k, y, *offset, *codes, fill, planes, workers)
@@ -425,8 +423,6 @@ def _kernel_grad(
     count = math.prod(batch)
     slabs = min(_MAX_SLABS // count, dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps)
     table = np.zeros((count, max(slabs, 1), *k_shape), sums)
-    if x.dtype.char == "e":
-        x = x.astype(np.float32)
     planes = _planes(batch, x, dy, dy) if batch else _ONE_PLANE
     module.correlate_kernel_grad(x, dy, table, *offset, *codes, fill, planes, workers)
     total: Array = table.sum(axis=1, dtype=sums)
