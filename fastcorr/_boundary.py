@@ -9,6 +9,7 @@ transpose, which folds what lies beyond the edges back onto the axis.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -91,18 +92,41 @@ def _runs(start: int, stop: int, n: int, bound: str) -> Iterator[tuple[int, int,
         i = to
 
 
-def _target(source: int, step: int, i: int, j: int) -> slice:
-    """The elements that positions [i, j) of a run add to, in ascending order."""
-    if step == 0:
-        return slice(source, source + 1)
-    return slice(source + i, source + j) if step > 0 else slice(source - j + 1, source - i + 1)
+def _folded(
+    piece: npt.NDArray[Any], start: int, n: int, bound: str, axis: int
+) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """What indices [start, start + length) of the continued axis add to which of its n elements.
 
-
-def _collapse(piece: npt.NDArray[Any], axis: int, step: int) -> npt.NDArray[Any]:
-    """A piece of a run as its target takes it: summed, reversed or as it is."""
-    if step == 0:
-        return np.add.reduce(piece, axis=axis, dtype=piece.dtype, keepdims=True)
-    return piece if step > 0 else np.flip(piece, axis)
+    A long piece is reduced to n elements at once, a short one given run by run, so that
+    neither the number of the parts nor their size grows beyond the piece's.
+    """
+    piece = np.moveaxis(piece, axis, 0)
+    if bound in ("wrap", "symm", "mirror") and n > 1 and len(piece) > 2 * n:
+        period = {"wrap": n, "symm": 2 * n, "mirror": 2 * n - 2}[bound]
+        before = start % period
+        padded = np.zeros(
+            (-(-(before + len(piece)) // period) * period, *piece.shape[1:]), piece.dtype
+        )
+        padded[before : before + len(piece)] = piece
+        total = padded.reshape(-1, period, *piece.shape[1:]).sum(axis=0, dtype=piece.dtype)
+        once = total[:n].copy()
+        back = total[n:][::-1]  # of symm all elements, of mirror all but the two ends
+        if len(back):
+            first = (n - len(back)) // 2
+            once[first : first + len(back)] += back
+        yield slice(0, n), np.moveaxis(once, 0, axis)
+        return
+    for i, to, source, step in _runs(start, start + len(piece), n, bound):
+        part = piece[i - start : to - start]
+        if step == 0:
+            target = slice(source, source + 1)
+            part = np.add.reduce(part, axis=0, dtype=piece.dtype, keepdims=True)
+        elif step > 0:
+            target = slice(source, source + to - i)
+        else:
+            target = slice(source - (to - i) + 1, source + 1)
+            part = part[::-1]
+        yield target, np.moveaxis(part, 0, axis)
 
 
 def fold(
@@ -116,23 +140,30 @@ def fold(
     """dx = adjoint of the continuation, applied to the plane [start, stop) of the continued image.
 
     dx comes as zeros.
+
     ``part(i0, i1, j0, j1, out)`` computes a rectangle of that plane, into `out` if given, and
     returns it.  What lies inside the image is computed straight into dx; the rest is folded
-    onto it in rectangles of at most `chunk` elements (or one row), always in the same order.
+    onto it in rectangles of at most `chunk` elements, always in the same order.
     """
     H, W = dx.shape[-2:]
-    i0, i1 = max(start[0], 0), min(stop[0], H)
-    j0, j1 = max(start[1], 0), min(stop[1], W)
-    if i0 < i1 and j0 < j1:
-        part(i0, i1, j0, j1, dx[..., i0:i1, j0:j1])
-    columns = list(_runs(start[1], stop[1], W, bounds[1]))
-    for r0, r1, row, down in _runs(start[0], stop[0], H, bounds[0]):
-        for c0, c1, col, right in columns:
-            if 0 <= r0 < H and 0 <= c0 < W:
-                continue
-            high = max(1, chunk // (c1 - c0))
-            for i in range(r0, r1, high):
-                j = min(i + high, r1)
-                piece = _collapse(_collapse(part(i, j, c0, c1, None), -1, right), -2, down)
-                rows = _target(row, down, i - r0, j - r0)
-                dx[..., rows, _target(col, right, 0, c1 - c0)] += piece
+    # Nothing beyond an edge that a constant continues comes back.
+    i0, i1 = (max(start[0], 0), min(stop[0], H)) if bounds[0] == "fill" else (start[0], stop[0])
+    j0, j1 = (max(start[1], 0), min(stop[1], W)) if bounds[1] == "fill" else (start[1], stop[1])
+    a0, a1 = max(i0, 0), min(i1, H)
+    b0, b1 = max(j0, 0), min(j1, W)
+    inside = a0 < a1 and b0 < b1
+    if inside:
+        part(a0, a1, b0, b1, dx[..., a0:a1, b0:b1])
+        borders = [(i0, a0, j0, j1), (a1, i1, j0, j1), (a0, a1, j0, b0), (a0, a1, b1, j1)]
+    else:
+        borders = [(i0, i1, j0, j1)]
+    for top, bottom, left, right in borders:
+        if top >= bottom or left >= right:
+            continue
+        wide = min(right - left, max(chunk, 1))
+        high = max(1, chunk // wide)
+        for i, j in itertools.product(range(top, bottom, high), range(left, right, wide)):
+            piece = part(i, min(i + high, bottom), j, min(j + wide, right), None)
+            for rows, band in _folded(piece, i, H, bounds[0], -2):
+                for cols, block in _folded(band, j, W, bounds[1], -1):
+                    dx[..., rows, cols] += block

@@ -440,23 +440,30 @@ def _image_grad(
     workers: int,
 ) -> Array:
     """Gradient to the image of every plane of dy, (*batch, H, W)."""
-    kf = np.ascontiguousarray(k[..., ::-1, ::-1])
-    if kf.dtype.kind == "c":
-        kf = np.conjugate(kf)
-    (o0, o1), (kh, kw) = offset, k.shape[-2:]
+    # A full correlation of dy with the reversed kernel; either may be what slides, and the
+    # smaller one makes fewer products.  What stands still is continued by zeros, and 0 * inf
+    # is NaN: a dy that is not finite must not slide.
+    (o0, o1), (kh, kw), (oh, ow) = offset, k.shape[-2:], dy.shape[-2:]
+    k = np.conjugate(k) if k.dtype.kind == "c" else k
+    if oh * ow < kh * kw and (dy.dtype.kind in "iu" or np.isfinite(dy).all()):
+        image, taps = k, dy.astype(k.dtype)
+    else:
+        image, taps = dy, k
+    taps = np.ascontiguousarray(taps[..., ::-1, ::-1])
+    th, tw = taps.shape[-2:]
     codes = (CODES["fill"],) * 2
 
     def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
         if out is None:
             out = np.empty((*dy.shape[:-2], i1 - i0, j1 - j0), dy.dtype)
-        corner = (i0 - o0 - kh + 1, j0 - o1 - kw + 1)
-        n = min(workers, useful_workers(out.size, kh * kw))
-        _run(module, dy, kf, out, corner, codes, zero, n)
+        corner = (i0 - o0 - th + 1, j0 - o1 - tw + 1)
+        n = min(workers, useful_workers(out.size, th * tw))
+        _run(module, image, taps, out, corner, codes, zero, n)
         return out
 
     dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)
     if dy.size and k.size:
-        stop = (o0 + dy.shape[-2] + kh - 1, o1 + dy.shape[-1] + kw - 1)
+        stop = (o0 + oh + kh - 1, o1 + ow + kw - 1)
         fold(part, dx, offset, stop, bounds, _FOLDED // math.prod(dy.shape[:-2]))
     return dx
 

@@ -118,6 +118,21 @@ def test_adjoint(function, mode, dtype, x_shape, k_shape, rng):
 
 
 @both_functions
+@pytest.mark.parametrize("rule", oracle.RULES)
+@pytest.mark.parametrize(
+    ("x_shape", "k_shape"),
+    [((2, 2), (1, 40_000)), ((3, 5), (300, 200)), ((1, 1), (70, 70))],
+    ids=str,
+)
+def test_kernels_far_larger_than_the_image(function, rule, x_shape, k_shape, rng):
+    """The edge is folded over many times; once that took a call for each time, and minutes."""
+    a, b, dy = (cases.integers(rng, s, "l") for s in (x_shape, k_shape, x_shape))
+    y = forward(function, a, b, "same", rule)
+    dx, dk = vjp(function, dy, a, b, "same", rule)
+    assert (dy * y).sum() == (dx * a).sum() == (dk * b).sum()
+
+
+@both_functions
 @every_mode
 def test_fillvalue_is_part_of_the_kernel_gradient(function, mode, rng):
     a, b = cases.integers(rng, (4, 5), "d"), cases.integers(rng, (3, 2), "d")
