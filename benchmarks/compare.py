@@ -314,8 +314,9 @@ def summary(cases: list[Case]) -> str:
         lines.append(_row(cells))
     lines += [
         "",
-        "Milliseconds, mode 'valid', everybody on one thread but where the head says more, a new "
-        "array for each result.",
+        "Milliseconds a call, the least of many; mode 'valid', one thread"
+        + ("" if threads == 1 else f" except in the column of {threads} threads")
+        + ", a new array for each result.",
         "",
     ]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastcorr import __version__, _filters, _images
-from fastcorr._boundary import CODES, MODES
+from fastcorr._boundary import BOUNDARIES, MODES
 from fastcorr._images import Failure
 from fastcorr.correlate import correlate2d
 
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     filter_.add_argument(
         "--boundary",
         default="symm",
-        choices=tuple(CODES),
+        choices=BOUNDARIES,
         help="how the picture goes on beyond its edges (default: %(default)s)",
     )
     filter_.add_argument(
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _kernel(text: str) -> _filters.Kernel:
     try:
-        if text.endswith(".npy"):
+        if text.lower().endswith(".npy"):
             return _filters.check(_images.read_array(Path(text)))
         return _filters.parse(text)
     except (ValueError, Failure) as error:
@@ -113,9 +114,9 @@ def _kernel(text: str) -> _filters.Kernel:
 
 def _filter(options: argparse.Namespace) -> None:
     kind = _images.format_of(options.output)
-    if not options.output.parent.is_dir():
+    if not os.path.isdir(options.output.parent):
         raise Failure(f"cannot write {str(options.output)!r}: no directory to put it in")
-    if options.output.is_dir():
+    if os.path.isdir(options.output):
         raise Failure(f"cannot write {str(options.output)!r}: it is a directory")
     k = _kernel(options.kernel)
     pixels = _images.read(options.input)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 MODES = ("full", "same", "valid")
 
 # Names accepted -> name used.
-_BOUNDARIES = {
+BOUNDARIES = {
     "fill": "fill", "pad": "fill", "wrap": "wrap", "circular": "wrap", "symm": "symm",
     "symmetric": "symm", "mirror": "mirror", "nearest": "nearest",
 }  # fmt: skip
@@ -36,11 +36,11 @@ def check_mode(mode: object) -> str:
 
 def check_boundary(boundary: object) -> tuple[str, str]:
     """The rule of each axis, from one name or a pair of names."""
-    pair = boundary if isinstance(boundary, (tuple, list)) else (boundary, boundary)
+    pair = boundary if isinstance(boundary, tuple) else (boundary, boundary)
     if len(pair) != 2:
         raise ValueError(f"boundary must be one name or a pair, one per axis, got {boundary!r}")
     try:
-        return _BOUNDARIES[pair[0]], _BOUNDARIES[pair[1]]
+        return BOUNDARIES[pair[0]], BOUNDARIES[pair[1]]
     except KeyError:
         raise ValueError(
             "Acceptable boundary flags are 'fill' (or 'pad'), 'wrap' (or 'circular'), 'symm' "

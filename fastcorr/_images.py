@@ -13,7 +13,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -230,7 +230,8 @@ def to_levels(y: Array, how: str, source: np.dtype[Any], stored: np.dtype[Any]) 
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name when it is complete, or not at all."""
     target = path.resolve()  # through a link to the file it stands for
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    # A short name: the target's own may be as long as the file system allows.
+    temporary = target.with_name(f".fastcorr-{secrets.token_hex(6)}")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -238,7 +239,8 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if isinstance(error, Exception) and not isinstance(error, Failure):
             raise Failure(f"cannot write {str(path)!r}: {reason(error)}") from error
         raise

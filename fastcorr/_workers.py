@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from types import TracebackType
+from typing import SupportsIndex
 
 from fastcorr._kernels import _cpu
 
@@ -142,7 +143,7 @@ class set_workers:
     True
     """
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: SupportsIndex | None) -> None:
         global _setting
         new = None if workers is None else check_workers(workers)
         self._before = _setting

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ DType = np.dtype[Any]
 def _asarray(value: npt.ArrayLike, name: str) -> Array:
     if type(value) is np.ndarray:
         return value
-    if np.ma.is_masked(value):
+    rows = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows):
         raise TypeError(
             f"{name} is a masked array with masked elements, and its mask would be lost; pass "
             f"{name}.filled(value) to fill them, or {name}.data to use what lies under the mask"
@@ -54,15 +55,17 @@ def _result_dtype(function: str, dtype1: DType, dtype2: DType, asked: DType | No
     if asked is None:
         if not _supported(natural):
             raise ValueError(
-                f"{function} not available for this type: {dtype1} with {dtype2} gives "
-                f"{natural}; ask for another result with dtype="
+                f"{function} not available for this type: {dtype1} with {dtype2} gives {natural}"
+                + ("; ask for another result with dtype=" if function != "corr2d" else "")
             )
         return natural
     asked = asked.newbyteorder("=")
     if not _supported(asked):
         raise ValueError(f"{function} not available for this type: a result of dtype {asked}")
     if not np.can_cast(natural, asked, "same_kind"):
-        raise TypeError(f"dtype {asked} cannot hold the result of {dtype1} with {dtype2}")
+        raise TypeError(
+            f"dtype {asked} (of dtype= or out=) cannot hold the result of {dtype1} with {dtype2}"
+        )
     return asked
 
 
@@ -249,6 +252,10 @@ def _plan(
 ) -> _Plan:
     if type(boundary) is list:
         boundary = tuple(boundary)
+    try:
+        hash(boundary)
+    except TypeError:
+        raise TypeError(f"boundary must be a name or a pair of names, got {boundary!r}") from None
     if axes is not None:
         try:
             axes = tuple(operator.index(a) for a in axes)  # type: ignore[attr-defined]
@@ -469,7 +476,10 @@ def _image_grad(
 
 
 def _needed(needs: object, names: tuple[str, str]) -> tuple[bool, bool]:
-    wanted = {needs} if isinstance(needs, str) else set(needs)  # type: ignore[call-overload]
+    try:
+        wanted = {needs} if isinstance(needs, str) else set(needs)  # type: ignore[call-overload]
+    except TypeError:
+        raise TypeError(f"needs must be names out of {names}, got {needs!r}") from None
     if not wanted <= set(names):
         raise ValueError(f"needs may name {names[0]!r} and {names[1]!r}, got {needs!r}")
     return names[0] in wanted, names[1] in wanted
@@ -562,11 +572,11 @@ def correlate2d(
     boundary: str | Sequence[str] = "fill",
     fillvalue: npt.ArrayLike = 0,
     *,
-    axes: tuple[int, int] | None = None,
+    axes: Sequence[int] | None = None,
     out: Array | None = None,
     dtype: npt.DTypeLike | None = None,
     method: str = "auto",
-    workers: int | None = None,
+    workers: SupportsIndex | None = None,
 ) -> Array:
     """Cross-correlate two 2-dimensional arrays.
 
@@ -605,11 +615,14 @@ def correlate2d(
     fillvalue : scalar, optional
         Value outside the image for ``boundary='fill'``.  Default 0.
     axes : pair of int, optional
-        The axes of both inputs to correlate along.  The others broadcast: a stack of images,
-        a bank of kernels, or both.  By default both inputs must have two dimensions.
+        The axes of both inputs to correlate along; they count in each input separately, so
+        that ``(-2, -1)`` suits stacks and kernels of any dimension.  The other axes broadcast:
+        a stack of images, a bank of kernels, or both.  By default both inputs must have two
+        dimensions.
     out : ndarray, optional
         Array for the result, of the result's shape.  Its dtype chooses the result's unless
-        `dtype` is given; it may overlap the inputs.
+        `dtype` is given.  It may overlap the inputs, but then, as where it is byte-swapped or
+        misaligned, the result is computed elsewhere first and copied.
     dtype : dtype, optional
         Type of the result, in which sums are accumulated.  By default the inputs' promoted
         type, in which integers wrap around as in SciPy.  ``dtype='float32'`` or ``'int32'``
@@ -690,11 +703,11 @@ def convolve2d(
     boundary: str | Sequence[str] = "fill",
     fillvalue: npt.ArrayLike = 0,
     *,
-    axes: tuple[int, int] | None = None,
+    axes: Sequence[int] | None = None,
     out: Array | None = None,
     dtype: npt.DTypeLike | None = None,
     method: str = "auto",
-    workers: int | None = None,
+    workers: SupportsIndex | None = None,
 ) -> Array:
     """Convolve two 2-dimensional arrays.
 
@@ -757,6 +770,31 @@ def convolve2d(
     )
 
 
+@overload
+def correlate2d_vjp(
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = ...,
+    boundary: str | Sequence[str] = ...,
+    fillvalue: npt.ArrayLike = ...,
+    *,
+    axes: Sequence[int] | None = ...,
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array, Array]: ...
+@overload
+def correlate2d_vjp(
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = ...,
+    boundary: str | Sequence[str] = ...,
+    fillvalue: npt.ArrayLike = ...,
+    *,
+    axes: Sequence[int] | None = ...,
+    needs: Iterable[str],
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array | None, Array | None]: ...
 def correlate2d_vjp(
     dy: npt.ArrayLike,
     in1: npt.ArrayLike,
@@ -765,9 +803,9 @@ def correlate2d_vjp(
     boundary: str | Sequence[str] = "fill",
     fillvalue: npt.ArrayLike = 0,
     *,
-    axes: tuple[int, int] | None = None,
-    needs: Sequence[str] = ("in1", "in2"),
-    workers: int | None = None,
+    axes: Sequence[int] | None = None,
+    needs: Iterable[str] = ("in1", "in2"),
+    workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Gradients of `correlate2d`: the vector-Jacobian product.
 
@@ -833,6 +871,31 @@ def correlate2d_vjp(
     return _vjp("correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers)
 
 
+@overload
+def convolve2d_vjp(
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = ...,
+    boundary: str | Sequence[str] = ...,
+    fillvalue: npt.ArrayLike = ...,
+    *,
+    axes: Sequence[int] | None = ...,
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array, Array]: ...
+@overload
+def convolve2d_vjp(
+    dy: npt.ArrayLike,
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = ...,
+    boundary: str | Sequence[str] = ...,
+    fillvalue: npt.ArrayLike = ...,
+    *,
+    axes: Sequence[int] | None = ...,
+    needs: Iterable[str],
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array | None, Array | None]: ...
 def convolve2d_vjp(
     dy: npt.ArrayLike,
     in1: npt.ArrayLike,
@@ -841,9 +904,9 @@ def convolve2d_vjp(
     boundary: str | Sequence[str] = "fill",
     fillvalue: npt.ArrayLike = 0,
     *,
-    axes: tuple[int, int] | None = None,
-    needs: Sequence[str] = ("in1", "in2"),
-    workers: int | None = None,
+    axes: Sequence[int] | None = None,
+    needs: Iterable[str] = ("in1", "in2"),
+    workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Gradients of `convolve2d`: the vector-Jacobian product.
 
@@ -891,7 +954,7 @@ def corr2d(
     k: npt.ArrayLike,
     *,
     out: Array | None = None,
-    workers: int | None = None,
+    workers: SupportsIndex | None = None,
 ) -> Array:
     """Cross-correlation as deep learning defines it: valid, and nothing is conjugated.
 
@@ -933,13 +996,30 @@ def corr2d(
     return _call("corr2d", x, k, "valid", "fill", 0, None, out, None, "auto", workers)
 
 
+@overload
 def corr2d_backward(
     dy: npt.ArrayLike,
     x: npt.ArrayLike,
     k: npt.ArrayLike,
     *,
-    needs: Sequence[str] = ("x", "k"),
-    workers: int | None = None,
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array, Array]: ...
+@overload
+def corr2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    k: npt.ArrayLike,
+    *,
+    needs: Iterable[str],
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array | None, Array | None]: ...
+def corr2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    k: npt.ArrayLike,
+    *,
+    needs: Iterable[str] = ("x", "k"),
+    workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Gradients of `corr2d`.
 

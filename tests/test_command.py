@@ -688,3 +688,24 @@ def test_plot_image():
     assert ax.images[0].get_clim() == (-3, 3)
     assert plot.image(y, ax=figure.subplots()).images[0].get_clim() == (-3, 2.5)
     assert not matplotlib.rcParams["figure.constrained_layout.use"]
+
+
+def test_names_as_long_as_the_file_system_allows(capsys):
+    _images.write(Path("x.png"), np.zeros((3, 4), np.uint8))
+    run("filter", "x.png", "a" * 251 + ".png", "--kernel", "box:3")
+    assert Path("a" * 251 + ".png").exists()
+    fails(capsys, "filter", "x.png", "a" * 252 + ".png", "--kernel", "box:3")
+
+
+def test_weights_that_overflow_are_silent(capsys):
+    _images.write(Path("x.png"), np.ones((3, 4), np.uint8))
+    run("filter", "x.png", "out.png", "--kernel", "1e308,1e308")
+    assert capsys.readouterr().err == ""
+
+
+def test_boundary_aliases():
+    np.save("x.npy", np.arange(12.0).reshape(3, 4))
+    for alias, name in (("circular", "wrap"), ("symmetric", "symm"), ("pad", "fill")):
+        run("filter", "x.npy", "a.npy", "--kernel", "box:3", "--boundary", alias)
+        run("filter", "x.npy", "b.npy", "--kernel", "box:3", "--boundary", name)
+        assert np.array_equal(np.load("a.npy"), np.load("b.npy"))

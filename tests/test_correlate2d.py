@@ -652,7 +652,7 @@ def test_out_errors():
         (np.empty((4, 4)), ValueError, r"out must have shape \(7, 7\)"),
         (np.empty((1, 7, 7)), ValueError, "out must have shape"),
         (np.empty(49), ValueError, "out must have shape"),
-        (np.empty((7, 7), int), TypeError, "dtype int64 cannot hold"),
+        (np.empty((7, 7), int), TypeError, "dtype int64 .*out=.* cannot hold"),
         (np.empty((7, 7), bool), ValueError, "not available"),
         (np.empty((7, 7), object), ValueError, "not available"),
         (cases.LAYOUTS["read-only"](np.empty((7, 7))), ValueError, "read-only"),
@@ -860,3 +860,17 @@ def test_any_problem_against_padding(problem):
         if function == "correlate2d":
             expected = mended(expected, a, b)
     assert_same(y, expected)
+
+
+def test_masks_in_a_list_of_rows_are_not_dropped():
+    row = np.ma.array([1.0, 2.0], mask=[0, 1])
+    with pytest.raises(TypeError, match=r"in1 is a masked array"):
+        fastcorr.correlate2d([row, row], [[1.0]])
+    plain = np.ma.array([1.0, 2.0])
+    assert fastcorr.correlate2d([plain, plain], [[1.0]]).tolist() == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("boundary", [{"wrap"}, np.array(["wrap", "fill"]), [["wrap"], "fill"]])
+def test_boundaries_of_a_wrong_kind_are_named(boundary):
+    with pytest.raises(TypeError, match="boundary must be"):
+        fastcorr.correlate2d(np.ones((3, 3)), np.ones((2, 2)), boundary=boundary)

@@ -541,3 +541,10 @@ def test_any_problem_is_adjoint(problem):
     assert product(dx, u) == right
     right = product(dy, forward(function, a, v, mode, rules))
     assert product(dk, v) == right
+
+
+@pytest.mark.parametrize("needs", [None, 3, [["in1"]]])
+def test_needs_of_a_wrong_kind_are_named(needs):
+    x = np.ones((3, 3))
+    with pytest.raises(TypeError, match="needs must be"):
+        fastcorr.correlate2d_vjp(x, x, x, "same", needs=needs)

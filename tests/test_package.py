@@ -157,7 +157,7 @@ def test_no_directive_in_the_sources(path):
 def test_boundaries_have_the_kernels_numbers(dtype):
     module, _ = _dispatch.kernels(np.dtype(dtype))
     assert module.BOUNDARIES == _boundary.CODES
-    assert set(_boundary.CODES) == set(_boundary._BOUNDARIES.values())
+    assert set(_boundary.CODES) == set(_boundary.BOUNDARIES.values())
 
 
 def libraries():
