@@ -148,7 +148,7 @@ def _filter(options: argparse.Namespace) -> None:
         )
 
     # float32 holds what bytes, 16-bit integers and float32 hold; all others need float64, and so
-    # do sums of many terms, which in float32 would be wrong by levels.
+    # do sums of many terms, lest they round to the neighbour of one of 16 bits' levels.
     result = np.float32 if np.can_cast(source, np.float32) else np.float64
     dtype = result if k.size <= _MAX_FLOAT32_SUM else np.float64
     try:

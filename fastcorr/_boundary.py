@@ -28,7 +28,6 @@ CODES = {"fill": 0, "wrap": 1, "symm": 2, "mirror": 3, "nearest": 4}
 
 
 def check_mode(mode: object) -> str:
-    hash(mode)  # a list is a TypeError, as in SciPy
     if mode not in MODES:
         raise ValueError(f"Acceptable mode flags are 'valid', 'same', or 'full'; got {mode!r}.")
     return str(mode)

@@ -250,17 +250,19 @@ def _plan(
     axes: object,
     dtype: DType | None,
 ) -> _Plan:
-    if type(boundary) is list:
-        boundary = tuple(boundary)
-    try:
-        hash(boundary)
-    except TypeError:
-        raise TypeError(f"boundary must be a name or a pair of names, got {boundary!r}") from None
+    if type(boundary) is not str:
+        boundary = tuple(boundary) if type(boundary) is list else boundary
+        try:
+            hash(boundary)
+        except TypeError:
+            message = f"boundary must be a name or a pair of names, got {boundary!r}"
+            raise TypeError(message) from None
     if axes is not None:
         try:
             axes = tuple(operator.index(a) for a in axes)  # type: ignore[attr-defined]
         except TypeError:
             raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
+    # Plans are kept by their arguments: an unhashable mode is a TypeError here, as in SciPy.
     return _make_plan(
         function, in1.shape, in1.dtype, in2.shape, in2.dtype, mode, boundary, axes, dtype
     )
@@ -453,7 +455,7 @@ def _image_grad(
     (o0, o1), (kh, kw), (oh, ow) = offset, k.shape[-2:], dy.shape[-2:]
     k = np.conjugate(k) if k.dtype.kind == "c" else k
     if oh * ow < kh * kw and (dy.dtype.kind in "iu" or np.isfinite(dy).all()):
-        image, taps = k, dy.astype(k.dtype)
+        image, taps = k, dy.astype(k.dtype, copy=False)
     else:
         image, taps = dy, k
     taps = np.ascontiguousarray(taps[..., ::-1, ::-1])

@@ -673,6 +673,14 @@ cdef double _MACS_PER_CHECK = 2.5e7 * V
 cdef double _MACS_PER_GRAB = 1e4 * V
 
 
+cdef void *_allocate(Py_ssize_t lanes) except NULL:
+    """Room for the scratch of all workers, wherever its first aligned byte may be."""
+    cdef void *base = PyMem_RawMalloc(lanes * sizeof(T) + ALIGN)
+    if base == NULL:
+        raise MemoryError("no memory for the scratch of fastcorr's workers")
+    return base
+
+
 def correlate(
     cnp.ndarray x not None,         # IN   (…, H, W), any layout and dtype
     cnp.ndarray k not None,         # IN   (…, kh, kw), C-contiguous, of y's dtype; lanes for bytes
@@ -688,7 +696,7 @@ def correlate(
     cdef Py_ssize_t total, start, stop, step, grab, room, t
     cdef double macs
     cdef T *scratch
-    cdef T *base
+    cdef void *base
     job.x = _plane(x, bound0, bound1, fill)
     job.y = _plane(y, FILL, FILL, fill)
     job.k = <const T *> cnp.PyArray_DATA(k)
@@ -710,9 +718,7 @@ def correlate(
     room = _round_up(job.room + job.room_out, ALIGN)
     job.room = _round_up(job.room, ALIGN // sizeof(T))
     room += ALIGN
-    base = <T *> PyMem_RawMalloc((room * workers) * sizeof(T) + ALIGN)
-    if base == NULL:
-        raise MemoryError("no memory for the scratch of fastcorr's workers")
+    base = _allocate(room * workers)
     scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
         with nogil:
@@ -1077,7 +1083,7 @@ def correlate_kernel_grad(
     cdef Py_ssize_t total, start, stop, step, room, t
     cdef double macs
     cdef T *scratch
-    cdef T *base
+    cdef void *base
     job.x = _plane(x, bound0, bound1, fill)
     job.g = _plane(g, FILL, FILL, fill)
     job.table = <ACC *> cnp.PyArray_DATA(table)
@@ -1101,9 +1107,7 @@ def correlate_kernel_grad(
     macs = (<double> job.g.H * job.g.W * job.ka * job.kb * job.comps * job.comps
             / (job.slabs * job.na * job.nb))
     step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), workers)
-    base = <T *> PyMem_RawMalloc((room * workers) * sizeof(T) + ALIGN)
-    if base == NULL:
-        raise MemoryError("no memory for the scratch of fastcorr's workers")
+    base = _allocate(room * workers)
     scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
         with nogil:
