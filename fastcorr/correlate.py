@@ -397,7 +397,7 @@ def _call(
 # Functions of the shapes alone, so that the sums are the same for any number of workers.
 _MAX_SLABS = 64
 _ROWS_PER_SLAB = 32
-_TABLE = 1 << 19
+_TABLE = 1 << 17
 # Elements beyond the edges of all planes that are computed at a time before they are folded.
 _FOLDED = 1 << 18
 
