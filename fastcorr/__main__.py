@@ -1,9 +1,11 @@
-"""The command: ``python -m fastcorr filter`` and ``python -m fastcorr demo``."""
+"""The command: ``python -m fastcorr``, with ``filter``, ``learn`` and ``demo``."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +50,28 @@ levels of PNG, JPEG and integer TIFF (floating point: 0 is black, 1 is white):
   signed integers), clip for all others.
 """
 
+_LEARN_EPILOG = """\
+pictures:
+  INPUT and TARGET are files as for `filter`; their values are taken as they are.  The kernel
+  is learned from all channels alike if both have as many, without alpha; otherwise colours
+  become grey.  TARGET has the size of INPUT, which --boundary then continues beyond its edges,
+  or that of mode 'valid'.  A correlation has negative values: what `filter` is to make for
+  TARGET should be .npy, not PNG, which holds none.
+
+how it learns:
+  By gradient descent on the mean square error, from a kernel of zeros, until the weights
+  settle, or for --steps steps.  Both pictures are scaled to mean square 1 for it, with --bias
+  after their means are taken off; of large ones, tiles from all over are used.
+  sgd       momentum 0.98 (Nesterov); --lr is 1 / (2 * weights) unless given
+  adam      --lr is 0.1 unless given, and falls to 0 along a cosine
+  Ctrl-C ends it: what was learned so far is written, and the exit status is 130.
+
+results:
+  OUTPUT is the kernel (float64), for `filter --kernel OUTPUT`; beside it, its picture (.png)
+  and the error at each step.  Printed are the kernel, unless it is large, and the error that
+  is left: its root mean square, and its part of TARGET's standard deviation; 100 % is no
+  better than TARGET's mean.
+"""
 
 _MAX_FLOAT32_SUM = 256
 
@@ -87,10 +111,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     filter_.add_argument("--workers", metavar="N", type=int, help="threads (default: all CPUs)")
 
+    learn = commands.add_parser(
+        "learn",
+        help="learn the kernel between two pictures",
+        description="Learn the kernel that makes one picture of another, by gradient descent.",
+        epilog=_LEARN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    learn.add_argument("input", metavar="INPUT", type=Path, help="picture to start from")
+    learn.add_argument("target", metavar="TARGET", type=Path, help="what shall become of it")
+    learn.add_argument(
+        "--size", required=True, type=_size, help="rows and columns of the kernel, such as 3x5"
+    )
+    learn.add_argument(
+        "--output",
+        type=Path,
+        default=Path("kernel.npy"),
+        help="where to write the kernel (default: %(default)s)",
+    )
+    learn.add_argument(
+        "--boundary",
+        default="symm",
+        choices=BOUNDARIES,
+        help="how INPUT goes on beyond its edges (default: %(default)s)",
+    )
+    learn.add_argument("--bias", action="store_true", help="learn a number to add, too")
+    learn.add_argument(
+        "--steps",
+        metavar="N",
+        type=_count,
+        default=2000,
+        help="steps at most (default: %(default)s)",
+    )
+    learn.add_argument(
+        "--optimizer",
+        default="sgd",
+        choices=("sgd", "adam"),
+        help="how to step (default: %(default)s)",
+    )
+    learn.add_argument("--lr", metavar="RATE", type=_rate, help="length of the steps: see below")
+    learn.add_argument("--quiet", action="store_true", help="no progress bar")
+
     demo = commands.add_parser(
         "demo",
         help="a tour that writes pictures",
-        description="Filter a photograph and the picture of an edge; write what comes out.",
+        description="The tour: from a correlation by hand to kernels that are learned.",
     )
     demo.add_argument(
         "directory",
@@ -101,6 +167,34 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write (default: %(default)s)",
     )
     return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = re.fullmatch("([0-9]+)[xX]([0-9]+)", text)
+    if not sides:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxCOLUMNS, such as 3x5")
+    rows, columns = int(sides[1]), int(sides[2])
+    if not (1 <= rows <= _filters._MAX_SIDE and 1 <= columns <= _filters._MAX_SIDE):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not between 1x1 and {_filters._MAX_SIDE}x{_filters._MAX_SIDE}"
+        )
+    return rows, columns
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
+    return rate
 
 
 def _kernel(text: str) -> _filters.Kernel:
@@ -176,7 +270,10 @@ def _filter(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 after a message on stderr, or 130 after Ctrl-C."""
+    """Run the command; 0, or 2 after a message on stderr, or 130 after Ctrl-C.
+
+    1 if what it prints is read no further.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if "--kernel" in words[:-1]:
         # argparse would take the weights -1,1 for an option.
@@ -184,12 +281,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         words[at : at + 2] = [f"--kernel={words[at + 1]}"]
     try:
         options = _parser().parse_args(words)
+        status = 0
         if options.command == "filter":
             _filter(options)
+        elif options.command == "learn":
+            from fastcorr import _learn
+
+            status = _learn.run(options)
         else:
             from fastcorr import _demo
 
             _demo.run(options.directory)
+        sys.stdout.flush()
+        return status
     except Failure as error:
         print(f"fastcorr: error: {error}", file=sys.stderr)
         return 2
@@ -199,7 +303,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastcorr: interrupted", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

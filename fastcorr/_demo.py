@@ -1,4 +1,4 @@
-"""The tour: the hand example, the picture of an edge, a photograph."""
+"""The tour: from a correlation by hand to kernels that are learned, in text and pictures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastcorr import _filters, _images, plot
+from fastcorr import _filters, _images, nn, optim, plot
 from fastcorr._workers import get_workers
 from fastcorr.correlate import corr2d, correlate2d
+from fastcorr.receptive import receptive_field, receptive_field_mask
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+_BLUE, _ORANGE = "#0072B2", "#D55E00"  # for the colour-blind too
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 PHOTOGRAPH = Path(__file__).with_name("data") / "coffee.jpg"
 
 _STYLE = {
@@ -37,22 +40,27 @@ def run(directory: Path) -> None:
         message = f"cannot make directory {str(directory)!r}: {_images.reason(error)}"
         raise _images.Failure(message) from None
 
-    x, k = np.arange(9).reshape(3, 3), np.arange(4).reshape(2, 2)
-    print(f"corr2d({x.tolist()}, {k.tolist()}) = {corr2d(x, k).tolist()}")
-
     with matplotlib.rc_context(_STYLE):
-        path = directory / "edge.png"
-        _save(path, _edge())
-        print(f"wrote {path}")
-        path = directory / "photograph.png"
-        _save(path, _photograph(photograph))
-        print(f"wrote {path}")
-    _timing(photograph)
+        print("1. Correlation: slide the kernel over the picture, multiply, add up")
+        x, k = np.arange(9).reshape(3, 3), np.arange(4).reshape(2, 2)
+        print(f"   corr2d({x.tolist()}, {k.tolist()}) = {corr2d(x, k).tolist()}")
+        print("2. Edges: the kernel [[1, -1]] on a 6 x 8 picture")
+        _save(directory / "edge.png", _edge())
+        print("3. A kernel that is learned: 400 steps of gradient descent, learning rate 0.001")
+        _save(directory / "learned-kernel.png", _learned_kernel())
+        print("4. Feature maps: a bank of nine kernels learns to find edges in any direction")
+        _save(directory / "feature-maps.png", _feature_maps(photograph))
+        print("5. Receptive fields: the input pixels that can change an output element")
+        _save(directory / "receptive-field.png", _receptive_field())
+        print("6. A photograph and five kernels")
+        _save(directory / "photograph.png", _photograph(photograph))
+        _timing(photograph)
 
 
 def _save(path: Path, figure: Any) -> None:
     with _images.new_file(path) as file:
         figure.savefig(file, format="png")
+    print(f"   wrote {path}")
 
 
 def _figure(rows: int, size: tuple[float, float], title: str, widths: list[int]) -> Any:
@@ -69,9 +77,9 @@ def _edge() -> Any:
     x, k = np.ones((6, 8)), np.array([[1.0, -1.0]])
     x[:, 2:6] = 0
     across, along = corr2d(x, k), corr2d(x.T, k)
-    print(f"a row of the edge picture:       {_row(x)}")
-    print(f"  of its response to [[1, -1]]:  {_row(across)}  (+1 white to black, -1 back)")
-    print(f"  of the transposed one's:       {_row(along)}  (largest of all: {abs(along).max():g})")
+    print(f"   a row of it:                {_row(x)}")
+    print(f"   a row of its response:      {_row(across)}  (+1 white to black, -1 back)")
+    print(f"   of the transposed one's:    {_row(along)}  (largest of all: {abs(along).max():g})")
 
     # Widths in pixels of the pictures: all pixels are drawn in the same size.
     figure, axes = _figure(
@@ -95,9 +103,146 @@ def _row(x: npt.NDArray[Any]) -> str:
     return " ".join(f"{value + 0.0:2g}" for value in x[0])
 
 
+def _learned_kernel() -> Any:
+    """The kernel of the edges, learned from picture and response, from several starts."""
+    x = np.ones((6, 8))
+    x[:, 2:6] = 0
+    target = corr2d(x, [[1.0, -1.0]])
+    paths: list[npt.NDArray[Any]] = []
+    losses: dict[str, list[float]] = {}
+    for start in range(5):
+        layer = nn.Conv2d(1, 1, (1, 2), bias=False, rng=start)
+        optimizer = optim.SGD(layer.parameters(), lr=1e-3)
+        path: list[npt.NDArray[Any]] = [layer.weight.data.ravel().copy()]
+        fall: list[float] = []
+        for step in range(1, 401):
+            loss, dy = nn.mse_loss(layer(x), target, reduction="sum")
+            optimizer.zero_grad()
+            layer.backward(dy, needs_input_grad=False)
+            optimizer.step()
+            path.append(layer.weight.data.ravel().copy())
+            fall.append(loss)
+            if start == 0 and step % 100 == 0:
+                print(f"   step {step}: loss {loss:8.5f}, kernel {_weights(path[-1])}")
+        paths.append(np.array(path))
+        losses[f"start {start + 1}"] = fall
+    print("   from four other starts:".ljust(34) + f"kernel {_weights(paths[1][-1])}")
+    for weights in paths[2:]:
+        print(" " * 34 + f"kernel {_weights(weights[-1])}")
+
+    figure, (left, right) = _figure(
+        1, (13, 4.6), f"The kernel [[1, {MINUS}1]] learned from picture and response", [1, 1]
+    )
+    for wanted, colour in ((1, _BLUE), (-1, _ORANGE)):
+        left.axhline(wanted, color="0.6", linestyle="--", linewidth=1)
+        for weights in paths:
+            left.plot(weights[:, 0 if wanted > 0 else 1], color=colour, linewidth=1.5)
+    left.text(400, 0.93, "left weight", color=_BLUE, ha="right", va="top")
+    left.text(400, -0.93, "right weight", color=_ORANGE, ha="right", va="bottom")
+    left.set_title("both weights, from five random starts")
+    left.set_xlabel("step")
+    plot.history(losses, ax=right, log=True, title="the loss: sum of squared errors")
+    right.get_legend().remove()
+    for side in ("top", "right"):
+        left.spines[side].set_visible(False)
+    return figure
+
+
+def _weights(k: npt.NDArray[Any]) -> str:
+    return "[" + ", ".join(f"{value:6.3f}" for value in k) + "]"
+
+
+def _feature_maps(photograph: npt.NDArray[Any]) -> Any:
+    """Nine kernels, ReLU, and the sum of what they find: they learn to find edges."""
+    grey = photograph @ _LUMA
+    x = (grey - grey.mean()) / grey.std()
+    # Wanted: the length of the gradient of the slightly blurred photograph.
+    blurred = correlate2d(x, _filters.gaussian(1), "same", "symm")
+    slopes = (_filters.parse(name) for name in ("sobel-x", "sobel-y"))
+    edges = np.hypot(*(correlate2d(blurred, slope, "same", "symm") for slope in slopes))
+    edges = (edges / edges.std()).astype(np.float32)
+
+    # Patches from random places, turned by random right angles: no direction is preferred.
+    rng = np.random.default_rng(0)
+    inputs, targets = [], []
+    for _ in range(256):
+        i, j = (rng.integers(n - 38) for n in x.shape)
+        turns = int(rng.integers(4))
+        inputs.append(np.rot90(x[i : i + 38, j : j + 38], turns)[np.newaxis])
+        targets.append(np.rot90(edges[i + 3 : i + 35, j + 3 : j + 35], turns)[np.newaxis])
+
+    bank, add = nn.Conv2d(1, 9, 7, rng=rng), nn.Conv2d(9, 1, 1, bias=False)
+    add.weight.data[...] = 1
+    model = nn.Sequential(bank, nn.ReLU(), add)
+    optimizer = optim.AdamW(bank.parameters(), lr=0.015, weight_decay=1)  # the sum stays a sum
+    schedule = optim.CosineAnnealingLR(optimizer, 15)
+    start = time.perf_counter()
+    history = nn.fit(
+        model, np.stack(inputs), np.stack(targets), optimizer=optimizer, loss=nn.mse_loss,
+        epochs=15, batch_size=16, rng=rng, callback=lambda _: schedule.step(), progress=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    with nn.no_grad():
+        maps = np.maximum(bank(x[np.newaxis]), 0)
+        found = add(maps)[0]
+    wanted = edges[3:-3, 3:-3]
+    right = np.corrcoef(found.ravel(), wanted.ravel())[0, 1]
+    print(f"   {len(history.steps)} steps of AdamW in {seconds:.1f} s: loss {history.loss[0]:.3f} "
+          f"in the first epoch, {history.loss[-1]:.3f} in the last")  # fmt: skip
+    print(f"   correlation of what it finds with the edges: {right:.3f}")
+
+    figure, axes = _figure(2, (13, 7.2), "A bank of kernels that learned to find edges", [1, 1, 1])
+    (picture, target, result), (kernels, features, losses) = axes
+    limits = (0, float(np.percentile(wanted, 99.5)))
+    plot.image(grey, ax=picture, title="photograph")
+    plot.image(wanted, ax=target, title="wanted: edges in any direction", limits=limits)
+    plot.image(found, ax=result, title="found: the sum of the feature maps", limits=limits)
+    names = [f"{n}" for n in range(1, 10)]
+    plot.kernels(bank.weight.data, ax=kernels, titles=names, title="the nine learned kernels")
+    plot.feature_maps(maps, ax=features, titles=names, title="their feature maps, after ReLU")
+    plot.history(history, ax=losses, log=True, title="the loss")
+    return figure
+
+
+def _receptive_field() -> Any:
+    """The growing fields of a small chain, and the gradient that shows the last one."""
+    chain = nn.Sequential(
+        nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(1, 1, 3, padding=2, dilation=2),
+    )  # fmt: skip
+    shape = 24, 24
+    for layer, field in zip(chain, receptive_field(chain), strict=True):
+        size = " x ".join(map(str, field.size))
+        print(f"   after {type(layer).__name__:10} {size:>7}")
+
+    # Weights of 1: the gradient counts the ways from a pixel to the output.
+    for parameter in chain.parameters():
+        parameter.data[...] = parameter.data.ndim == 4
+    position = 5, 6
+    y = chain(np.ones((1, *shape), np.float32))
+    dy = np.zeros_like(y)
+    dy[0, *position] = 1
+    gradient = chain.backward(dy)[0]
+    mask = receptive_field_mask(chain, shape, position)
+    same = np.array_equal(gradient != 0, mask)
+    print(f"   output {position} depends on {mask.sum()} pixels; its gradient is not 0 at "
+          f"{'exactly these' if same else 'OTHERS'}")  # fmt: skip
+
+    figure, (middle, slope, corner) = _figure(
+        1, (15, 5), "Receptive fields grow from layer to layer", [1, 1, 1]
+    )
+    plot.receptive_field(chain, shape, position=position, ax=middle, title=f"of output {position}")
+    middle.get_legend().remove()
+    title = f"gradient of output {position}:\nin how many ways a pixel reaches it"
+    plot.image(gradient, ax=slope, signed=True, title=title)
+    plot.receptive_field(chain, shape, position=(1, 10), ax=corner, title="of output (1, 10)")
+    return figure
+
+
 def _photograph(x: npt.NDArray[Any]) -> Any:
     """The photograph through five kernels: colours as colours, derivatives of the grey picture."""
-    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey = x @ _LUMA
 
     def colours(kernel: str) -> npt.NDArray[Any]:
         k = _filters.parse(kernel)
@@ -131,8 +276,8 @@ def _timing(photograph: npt.NDArray[Any]) -> None:
     k = _filters.gaussian(1).astype(np.float32)
     H, W = x.shape
     print(
-        f"{k.shape[0]} x {k.shape[1]} Gaussian on the grey {H} x {W} photograph (float32, same, "
-        f"symm; best of several calls):\n  fastcorr, up to {get_workers()} threads: "
+        f"   {k.shape[0]} x {k.shape[1]} Gaussian on the grey {H} x {W} photograph (float32, same, "
+        f"symm; best of several calls):\n   fastcorr, up to {get_workers()} threads: "
         f"{_best(lambda: correlate2d(x, k, 'same', 'symm')) * 1e3:.2f} ms",
         end="",
     )

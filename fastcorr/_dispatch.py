@@ -39,8 +39,8 @@ ISA = _choose_isa(os.environ.get("FASTCORR_ISA"))
 
 
 @functools.cache
-def _module(lane: str) -> ModuleType:
-    name = "direct_f80" if lane == "f80" else f"direct_{lane}_{ISA}"
+def _module(lane: str, kind: str = "direct") -> ModuleType:
+    name = f"{kind}_f80" if lane == "f80" else f"{kind}_{lane}_{ISA}"
     return importlib.import_module(f"fastcorr._kernels.{name}")
 
 
@@ -64,6 +64,12 @@ def kernels(dtype: np.dtype[Any]) -> tuple[ModuleType, np.dtype[Any]]:
     # Strings like "i8" are of any platform's C types; "f2" and the rest are not in the table.
     lane = _LANES[f"{dtype.kind}{dtype.itemsize}"]
     return _module(lane), np.dtype(_LANE_DTYPES.get(lane, dtype))
+
+
+@functools.cache
+def conv_kernels(dtype: np.dtype[Any]) -> ModuleType:
+    """The kernels of many channels, for 32- and 64-bit floating point, real or complex."""
+    return _module(_LANES[f"{dtype.kind}{dtype.itemsize}"], "conv")
 
 
 _LONG_DOUBLES = {np.dtype(np.longdouble).num, np.dtype(np.clongdouble).num}

@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import signal
 import struct
 import subprocess
 import sys
@@ -542,12 +544,43 @@ def test_bad_kernels(kernel, culprit, capsys):
         ("filter int64.npy out.png --kernel 1", "int64"),
         ("filter alpha.png out.jpg --kernel 1", "alpha"),
         ("demo x.png", "'x.png'"), ("demo x.png/demo", "'x.png/demo'"),
+        ("learn x.png", "TARGET, --size"), ("learn x.png x.png", "--size"),
+        ("learn x.png x.png --size 3", "'3' is not ROWSxCOLUMNS"),
+        ("learn x.png x.png --size 0x3", "'0x3' is not between 1x1 and 1001x1001"),
+        ("learn x.png x.png --size 1x1002", "1001"), ("learn x.png x.png --size 3x-1", "'3x-1'"),
+        ("learn x.png x.png --size 9x3", "the kernel is larger than INPUT (8 x 9)"),
+        ("learn x.png int64.npy --size 3x3",
+         "TARGET is 3 x 4; what a 3 x 3 kernel makes of INPUT is 8 x 9 ('same') or 6 x 7 ("),
+        ("learn none.png x.png --size 3x3", "'none.png'"),
+        ("learn x.png none.png --size 3x3", "'none.png'"),
+        ("learn x.png x.png --size 3x3 --output k", "'k'"),
+        ("learn x.png x.png --size 3x3 --output k.png", "must end in .npy"),
+        ("learn x.png x.png --size 3x3 --output none/k.npy", "'none/k.npy'"),
+        ("learn x.png x.png --size 3x3 --output x.npy", "'x.png': it is INPUT"),
+        ("learn int64.npy x.png --size 3x3 --output int64.npy", "'int64.npy': it is INPUT"),
+        ("learn x.png int64.npy --size 3x3 --output int64.npy", "'int64.npy': it is TARGET"),
+        ("learn x.png x.png --size 3x3 --output folder.npy", "'folder.png': it is a directory"),
+        ("learn x.png x.png --size 3x3 --steps 0", "'0' is not a number of steps"),
+        ("learn x.png x.png --size 3x3 --steps 1e3", "--steps"),
+        ("learn x.png x.png --size 3x3 --lr 0", "'0' is not a number greater"),
+        ("learn x.png x.png --size 3x3 --lr nan", "--lr"),
+        ("learn x.png x.png --size 3x3 --lr inf", "--lr"),
+        ("learn x.png x.png --size 3x3 --lr 9", "--lr 9 is too large: the error grew from"),
+        ("learn x.png x.png --size 3x3 --optimizer lbfgs", "--optimizer"),
+        ("learn x.png x.png --size 3x3 --boundary foo", "--boundary"),
+        ("learn nan.npy x.png --size 3x3", "'nan.npy' holds values that are infinite or not"),
+        ("learn x.png nan.npy --size 3x3", "'nan.npy' holds"),
+        ("learn zero.npy x.png --size 3x3", "INPUT is 0 everywhere"),
+        ("learn one.npy x.png --size 3x3 --bias", "INPUT is the same everywhere"),
+        ("learn huge.npy x.png --size 3x3", "too large"),
     ],
 )  # fmt: skip
 def test_bad_arguments(words, culprit, capsys):
     _images.write(Path("x.png"), smooth((8, 9), np.uint8))
     _images.write(Path("alpha.png"), smooth((8, 9, 4), np.uint8))
     np.save("int64.npy", np.arange(12).reshape(3, 4))
+    for name, value in {"zero": 0, "one": 1, "nan": np.nan, "huge": 1e200}.items():
+        np.save(f"{name}.npy", np.full((8, 9), value))
     os.mkdir("folder.png")
     assert culprit in fails(capsys, *words.split())
     assert os.listdir("folder.png") == []
@@ -604,6 +637,7 @@ def test_out_of_memory(capsys, monkeypatch):
         ("imageio", "filter x.png out.png --kernel 1"),
         ("tifffile", "filter x.npy out.tif --kernel 1"),
         ("matplotlib", "demo new"),
+        ("matplotlib", "learn x.npy x.npy --size 1x1"),
         ("png", "filter colour16.npy out.png --kernel 1"),
     ],
 )
@@ -616,6 +650,259 @@ def test_missing_extras(module, words, capsys, monkeypatch):
     message = fails(capsys, *words.split())
     assert f'{module} is not installed; pip install "fastcorr[cli]"' in message
     assert not os.path.exists("new")
+
+
+# ---------------------------------------------------------------- learning
+
+
+def learn(capsys, *words):
+    """What the command prints; the kernel."""
+    run("learn", *words)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out, np.load("kernel.npy")
+
+
+def left(printed):
+    """The error left: in grey levels, and in percent of the spread."""
+    return [float(v) for v in re.search(
+        r"^error left: (\S+) grey levels RMS, (\S+) % of TARGET's spread", printed, re.M
+    ).groups()]  # fmt: skip
+
+
+@pytest.mark.parametrize("boundary", ["symm", "fill", "wrap", "mirror", "nearest", "valid"])
+@pytest.mark.parametrize("size", [(3, 5), (4, 2), (1, 1)])
+def test_the_kernel_is_found(boundary, size, capsys):
+    """What was made by `filter` with a kernel is made by the kernel that is learned."""
+    x, k = rng.integers(0, 256, (20, 22)), rng.integers(-9, 10, size) + 0.5
+    np.save("x.npy", x)
+    np.save("k.npy", k)
+    where = ["--mode", "valid"] if boundary == "valid" else ["--boundary", boundary]
+    run("filter", "x.npy", "t.npy", "--kernel", "k.npy", *where)
+    words = where if boundary not in ("symm", "valid") else []  # symm is the default
+    printed, learned = learn(capsys, "x.npy", "t.npy", "--size", f"{size[0]}x{size[1]}", *words)
+    assert learned.dtype == np.float64
+    np.testing.assert_allclose(learned, k, atol=1e-3)
+    assert f"learned a {size[0]} x {size[1]} kernel from " in printed
+    error, percent = left(printed)
+    t = np.load("t.npy")
+    assert error < 1e-4 * t.std()
+    assert percent == pytest.approx(100 * error / t.std(), rel=0.02)
+    assert printed.endswith("wrote kernel.npy and kernel.png\n")
+    picture = iio.imread("kernel.png")
+    assert picture.shape[1] > 500
+    assert len(np.unique(picture)) > 50
+    run("filter", "x.npy", "y.npy", "--kernel", "kernel.npy", *where)
+    np.testing.assert_allclose(np.load("y.npy"), t, atol=0.1)
+
+
+def test_sobel_of_the_photograph(capsys):
+    """From a photograph, whose neighbours are alike, with the defaults, in few steps."""
+    run("filter", str(_demo.PHOTOGRAPH), "t.npy", "--kernel", "sobel-x")
+    for words in ([], ["--optimizer", "adam"]):
+        printed, k = learn(capsys, str(_demo.PHOTOGRAPH), "t.npy", "--size", "3x3", *words)
+        np.testing.assert_allclose(k, SOBEL_X, atol=1e-3)
+        assert re.search(r"from 12 times 128 x 128 pixels in 1\d\d\d steps\n", printed)
+        assert "  -2.0000   0.0000   2.0000\n" in printed
+        assert left(printed)[1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("x_channels", "t_channels"), [((3,), (3,)), ((4,), (3,)), ((2,), ()), ((1,), (2,))]
+)
+def test_channels_share_the_kernel(x_channels, t_channels, capsys):
+    x = rng.integers(0, 256, (20, 22, *x_channels), dtype=np.uint8)
+    _images.write(Path("x.tif"), x)
+    planes = x[..., :-1] if x_channels in ((2,), (4,)) else x
+    t = expected(planes, [[1, 0], [0, -2]])
+    t = t.reshape(20, 22, *t_channels) if t_channels != (2,) else np.dstack([t, 9 + 0 * t])
+    np.save("t.npy", t)
+    _, k = learn(capsys, "x.tif", "t.npy", "--size", "2x2")
+    np.testing.assert_allclose(k, [[1, 0], [0, -2]], atol=1e-3)
+
+
+def test_colours_become_grey(capsys):
+    x = rng.integers(0, 256, (20, 22, 3), dtype=np.uint8)
+    _images.write(Path("x.png"), x)
+    np.save("t.npy", expected(x @ [0.299, 0.587, 0.114], [[1, -1]]))
+    _, k = learn(capsys, "x.png", "t.npy", "--size", "1x2")
+    np.testing.assert_allclose(k, [[1, -1]], atol=1e-3)
+    np.save("grey.npy", np.load("t.npy")[..., np.newaxis] + np.zeros(3))
+    np.save("x.npy", x @ [0.299, 0.587, 0.114])
+    _, k = learn(capsys, "x.npy", "grey.npy", "--size", "1x2")
+    np.testing.assert_allclose(k, [[1, -1]], atol=1e-3)
+
+
+def test_bias(capsys):
+    x = 100 + rng.standard_normal((30, 33))  # little contrast: hard without the bias
+    np.save("x.npy", x)
+    np.save("t.npy", expected(x, SOBEL_X / 8 + 1) - 77)
+    printed, k = learn(capsys, "x.npy", "t.npy", "--size", "3x3", "--bias")
+    np.testing.assert_allclose(k, SOBEL_X / 8 + 1, atol=1e-3)
+    assert float(re.search(r"^bias: (\S+)$", printed, re.M).group(1)) == pytest.approx(
+        -77, rel=1e-2
+    )
+    assert left(printed)[1] < 0.1
+    assert "bias" not in learn(capsys, "x.npy", "t.npy", "--size", "3x3")[0]
+
+
+def test_what_cannot_be_learned_is_told(capsys):
+    """The least squares kernel, and the error that it leaves."""
+    x = rng.integers(0, 256, (30, 33), dtype=np.uint8)
+    _images.write(Path("x.png"), x)
+    run("filter", "x.png", "t.png", "--kernel", "sobel-x")  # abs, clipped
+    printed, k = learn(capsys, "x.png", "t.png", "--size", "1x3", "--boundary", "fill")
+    padded = np.pad(x.astype(float), ((0, 0), (1, 1)))
+    columns = np.stack([padded[:, b : b + 33].ravel() for b in range(3)], axis=1)
+    t = iio.imread("t.png").ravel().astype(float)
+    best, *_ = np.linalg.lstsq(columns, t)
+    np.testing.assert_allclose(k[0], best, atol=1e-4)
+    assert left(printed)[0] == pytest.approx(np.sqrt(np.mean((columns @ best - t) ** 2)), rel=0.01)
+
+
+def test_tiles_of_large_pictures(capsys, monkeypatch):
+    from fastcorr import _learn
+
+    monkeypatch.setattr(_learn, "_MAX_PIXELS", 5000)
+    monkeypatch.setattr(_learn, "_TILE", 20)
+    x = rng.standard_normal((90, 200))
+    t = expected(x, SOBEL_X, "valid")
+    t[30, 5] += 50  # between the tiles: not learned from, but part of the error
+    np.save("x.npy", x)
+    np.save("t.npy", t)
+    printed, k = learn(capsys, "x.npy", "t.npy", "--size", "3x3")
+    assert "from 12 times 20 x 20 pixels" in printed
+    np.testing.assert_allclose(k, SOBEL_X, atol=1e-4)
+    assert left(printed)[0] == pytest.approx(50 / np.sqrt(t.size), rel=0.01)
+
+
+def test_tiles_of_odd_shapes():
+    from fastcorr import _learn
+
+    for shape in ((1, 1, 10**6), (3, 10**6, 1), (4, 700, 700), (1, 130, 3000)):
+        x = np.arange(np.prod(shape), dtype=float).reshape(shape)
+        xs, ts = _learn._sample(x, x, (1, 1))
+        np.testing.assert_array_equal(xs, ts)
+        assert 2**16 < ts.size <= 2**18
+        assert len(np.unique(ts)) == ts.size
+        assert ts.max() > 0.95 * x.max()
+        assert ts.min() < 0.05 * x.max()
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (15, 3), (3, 16)])
+def test_the_kernel_is_printed_unless_large(shape, capsys):
+    x = rng.standard_normal((30, 30))
+    np.save("x.npy", x)
+    np.save("t.npy", 1000 * expected(x, np.eye(*shape)))
+    size = f"{shape[0]}x{shape[1]}"
+    printed, k = learn(capsys, "x.npy", "t.npy", "--size", size, "--steps", "5")
+    assert "in 5 steps; more --steps may bring it nearer" in printed
+    rows = [line.split() for line in printed.splitlines() if line.startswith("  ")]
+    if max(shape) > 15:
+        assert rows == []
+    else:
+        np.testing.assert_allclose(np.array(rows, float), k, rtol=1e-3, atol=0.1)
+
+
+def test_a_target_of_nothing(capsys):
+    np.save("x.npy", rng.standard_normal((8, 9)))
+    np.save("t.npy", np.zeros((8, 9)))
+    printed, k = learn(capsys, "x.npy", "t.npy", "--size", "2x2")
+    assert not k.any()
+    assert "error left: 0 grey levels RMS\n" in printed
+
+
+def _interrupting(monkeypatch, step):
+    """A real Ctrl-C in the midst of a step."""
+    from fastcorr import _learn
+
+    class Layer(_learn.nn.Conv2d):
+        calls = 0
+
+        def backward(self, *args, **options):
+            Layer.calls += 1
+            if Layer.calls == step:
+                signal.raise_signal(signal.SIGINT)
+            return super().backward(*args, **options)
+
+    monkeypatch.setattr(_learn.nn, "Conv2d", Layer)
+
+
+def test_interrupted(capsys, monkeypatch):
+    """What was learned so far is written, whole, and told."""
+    x = rng.standard_normal((40, 41))
+    np.save("x.npy", x)
+    np.save("t.npy", expected(x, [[1, -1]]))
+    _interrupting(monkeypatch, 30)
+    assert main(["learn", "x.npy", "t.npy", "--size", "1x2", "--output", "k.npy"]) == 130
+    captured = capsys.readouterr()
+    assert "in 29 steps, interrupted\n" in captured.out
+    assert "wrote k.npy and k.png\n" in captured.out
+    assert captured.err == "fastcorr: interrupted; what was learned so far is written\n"
+    np.testing.assert_allclose(np.load("k.npy"), [[1, -1]], atol=0.5)
+    assert iio.imread("k.png").ndim == 3
+    assert sorted(os.listdir()) == ["k.npy", "k.png", "t.npy", "x.npy"]
+
+
+def test_interrupted_too_early_or_while_writing(capsys, monkeypatch):
+    x = rng.standard_normal((8, 9))
+    np.save("x.npy", x)
+    words = ["learn", "x.npy", "x.npy", "--size", "1x1", "--steps", "3"]
+    with monkeypatch.context() as patch:
+        _interrupting(patch, 1)
+        assert main(words) == 130
+    assert os.listdir() == ["x.npy"]
+    assert main(words) == 0
+    before = Path("kernel.npy").read_bytes()
+    save = np.save
+
+    def fail(file, *args, **options):
+        save(file, *args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", fail)
+    assert main([*words, "--lr", "0.001"]) == 130
+    assert Path("kernel.npy").read_bytes() == before
+    assert sorted(os.listdir()) == ["kernel.npy", "kernel.png", "x.npy"]
+    assert capsys.readouterr().err == "fastcorr: interrupted\n" * 2
+
+
+class Bar:
+    """What the command uses of tqdm."""
+
+    made = ()
+
+    def __init__(self, **options):
+        self.options, self.steps, self.said, self.closed = options, 0, [], False
+        Bar.made += (self,)
+
+    def set_postfix_str(self, text, refresh):
+        self.said.append(text)
+
+    def update(self):
+        self.steps += 1
+
+    def close(self):
+        self.closed = True
+
+
+def test_progress(capsys, monkeypatch):
+    np.save("x.npy", rng.standard_normal((8, 9)))
+    words = ["x.npy", "x.npy", "--size", "1x1", "--steps", "7"]
+    monkeypatch.setitem(sys.modules, "tqdm", type(sys)("tqdm"))
+    monkeypatch.setattr(sys.modules["tqdm"], "tqdm", Bar, raising=False)
+    monkeypatch.setattr(Bar, "made", ())
+    learn(capsys, *words)
+    (bar,) = Bar.made
+    assert bar.options["total"] == 7
+    assert bar.options["disable"] is None  # on terminals only
+    assert bar.steps == 7
+    assert bar.closed
+    assert bar.said[0].startswith("error ")
+    learn(capsys, *words, "--quiet")
+    assert len(Bar.made) == 1
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # not installed
+    learn(capsys, *words)
 
 
 # ---------------------------------------------------------------- the command itself
@@ -633,16 +920,29 @@ def test_subprocess():
     assert sorted(os.listdir()) == ["x.png", "y.png"]
 
 
-def test_help_is_quick():
+def test_readers_may_leave():
+    """As `head` does: no traceback, and the files are there."""
+    np.save("x.npy", np.eye(5))
+    words = [sys.executable, "-m", "fastcorr", "learn", "x.npy", "x.npy", "--size", "1x1"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert sorted(os.listdir()) == ["kernel.npy", "kernel.png", "x.npy"]
+
+
+@pytest.mark.parametrize(("name", "word"), [("filter", "sobel-x"), ("learn", "momentum")])
+def test_help_is_quick(name, word):
     code = (
         "import sys; from fastcorr.__main__ import main\n"
-        "try: main(['filter', '--help'])\n"
+        f"try: main(['{name}', '--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "print(*sorted({'imageio', 'matplotlib', 'PIL', 'scipy', 'tifffile'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *text, modules = done.stdout.splitlines()
-    assert any("sobel-x" in line for line in text)
+    assert any(word in line for line in text)
     assert modules == ""
 
 
@@ -659,10 +959,33 @@ def test_demo(capsys):
     assert "[[0, 1], [2, 3]]) = [[19, 25], [37, 43]]" in printed
     assert " 0  1  0  0  0 -1  0  " in printed
     assert "largest of all: 0)" in printed
+    steps = re.findall(r"step (\d+): loss +([\d.]+), kernel", printed)
+    assert [step for step, _ in steps] == ["100", "200", "300", "400"]
+    losses = [float(loss) for _, loss in steps]
+    assert 3 > losses[0] > 10 * losses[-1] > 0
+    kernels = re.findall(r"kernel \[ *([-\d.]+), *([-\d.]+)\]", printed)[3:]
+    assert len(kernels) == 5
+    for kernel in kernels:
+        np.testing.assert_allclose([float(v) for v in kernel], [0.992, -0.992], atol=0.003)
+    first, last = re.search(r"loss ([\d.]+) in the first epoch, ([\d.]+) in", printed).groups()
+    assert float(last) < 0.1 * float(first)
+    assert float(re.search(r"with the edges: ([\d.]+)", printed).group(1)) > 0.95
+    fields = re.findall(r"after (\w+) +(\d+) x (\d+)\n", printed)
+    assert [name for name, _, _ in fields] == [
+        "Conv2d",
+        "ReLU",
+        "AvgPool2d",
+        *["Conv2d", "ReLU"],
+        "Conv2d",
+    ]
+    assert [int(h) for _, h, _ in fields] == [3, 3, 4, 8, 8, 16]
+    assert "depends on 256 pixels; its gradient is not 0 at exactly these" in printed
     assert "scipy.signal, one thread: " in printed
-    assert sorted(os.listdir("a/demo")) == ["edge.png", "photograph.png"]
+    assert max(map(len, printed.splitlines())) < 100
+    names = ["edge", "feature-maps", "learned-kernel", "photograph", "receptive-field"]
+    assert sorted(os.listdir("a/demo")) == [f"{name}.png" for name in names]
     for name in os.listdir("a/demo"):
-        assert f"wrote a/demo/{name}\n" in printed
+        assert f"   wrote a/demo/{name}\n" in printed
         picture = iio.imread(f"a/demo/{name}")
         assert picture.shape[1] > 1000
         assert len(np.unique(picture)) > 50
@@ -673,21 +996,6 @@ def test_sample_photograph():
     assert x.shape == (400, 600, 3)
     assert x.std() > 30
     assert "CC0" in _demo.PHOTOGRAPH.with_name("README.md").read_text()
-
-
-def test_plot_image():
-    matplotlib = pytest.importorskip("matplotlib")
-    from fastcorr import plot
-
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    ax = figure.subplots()
-    y = np.array([[0.0, 1.0, -0.0], [2.5, -3.0, 0.0]])
-    assert plot.image(y, ax=ax, title="y", signed=True, values=True) is ax
-    assert ax.get_title() == "y"
-    assert [t.get_text() for t in ax.texts] == ["0", "1", "0", "2.5", "\N{MINUS SIGN}3", "0"]
-    assert ax.images[0].get_clim() == (-3, 3)
-    assert plot.image(y, ax=figure.subplots()).images[0].get_clim() == (-3, 2.5)
-    assert not matplotlib.rcParams["figure.constrained_layout.use"]
 
 
 def test_names_as_long_as_the_file_system_allows(capsys):

@@ -37,8 +37,10 @@ def test_version():
 
 def test_public_names():
     assert PUBLIC == [
-        "convolve2d", "convolve2d_vjp", "corr2d", "corr2d_backward", "correlate2d",
-        "correlate2d_vjp", "get_workers", "set_workers", "show_config",
+        "conv2d", "conv2d_backward", "conv2d_output_shape", "conv_transpose2d",
+        "conv_transpose2d_backward", "convolve2d", "convolve2d_vjp", "corr2d", "corr2d_backward",
+        "correlate2d", "correlate2d_vjp", "get_workers", "receptive_field",
+        "receptive_field_mask", "set_workers", "show_config",
     ]  # fmt: skip
     assert (SOURCE / "py.typed").exists()
 
@@ -54,6 +56,7 @@ before = set(sys.modules)
 import fastcorr
 fastcorr.correlate2d([[1.0]], [[1.0]])
 fastcorr.correlate2d_vjp([[1.0]], [[1.0]], [[1.0]])
+fastcorr.conv2d(numpy.ones((1, 2, 3, 3)), numpy.ones((1, 2, 2, 2)))
 print(*{name.split(".")[0] for name in set(sys.modules) - before})
 """
     loaded = set(run(script).split())
@@ -81,7 +84,7 @@ print(*{n.split(".")[0] for n in set(sys.modules) - before} - set(sys.stdlib_mod
 # Imports point inwards: to a lower layer, or within a layer.
 LAYERS = {"_kernels": 0, "_dispatch": 1, "_workers": 1, "_plan": 2, "_boundary": 2, "_fft": 2}
 FACE, USER = 3, 4
-USERS = {"__init__", "__main__", "_demo", "_images", "nn", "optim", "plot", "interop"}
+USERS = {"__init__", "__main__", "_demo", "_images", "_learn", "nn", "optim", "plot", "interop"}
 MODULES = sorted(
     path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".")
     for path in SOURCE.rglob("*.py")
@@ -222,7 +225,10 @@ def test_docstrings(name):
         assert told == list(inspect.signature(function).parameters)
 
 
-@pytest.mark.parametrize("module", ["correlate", "_workers", "_dispatch"])
+@pytest.mark.parametrize(
+    "module",
+    ["_dispatch", "_workers", "conv", "correlate", "nn", "optim", "receptive"],
+)
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(f"fastcorr.{module}"))
     assert result.failed == 0

@@ -28,6 +28,9 @@ from libc.stdint cimport (
 )
 from libc.string cimport memcpy, memset
 
+from fastcorr._kernels.boundary cimport (
+    FILL, MIRROR, NEAREST, SYMM, WRAP, Boundary, run_at,
+)
 from fastcorr._kernels.simd cimport (
     ACC, B_MAX, C_MAX, HAS_COMPLEX, T, V, vec, vhold, vkeep, vlane, vlast, vload, vmask, vsplat,
     vstore, vswap, vturn, vzero,
@@ -47,9 +50,6 @@ cdef enum:
     LOW = 11            # rows of a kernel under which tiles are wide instead, rows of
     STREAM = 16 * 1024  # this many bytes
     ALIGN = 64
-
-cdef enum Boundary:
-    FILL, WRAP, SYMM, MIRROR, NEAREST
 
 # What the Python side needs to know of the compile-time choices.
 BOUNDARIES = {"fill": FILL, "wrap": WRAP, "symm": SYMM, "mirror": MIRROR, "nearest": NEAREST}
@@ -182,48 +182,6 @@ cdef void _read(
         _convert(x, <const uint64_t *> p, stride, n, dst, step, comps)
 
 
-cdef Py_ssize_t _run(
-    Py_ssize_t i, Py_ssize_t n, Boundary bound, Py_ssize_t *step, Py_ssize_t *length,
-) noexcept nogil:
-    """Where index i of the continued axis lies in the axis of n elements; -1: the fill value.
-
-    The next `length` indices go on from there by `step`.
-    """
-    cdef Py_ssize_t p
-    step[0] = 1
-    if 0 <= i < n:
-        length[0] = n - i
-        return i
-    if bound == WRAP:
-        p = i % n
-        p = p + n if p < 0 else p
-        length[0] = n - p
-        return p
-    if bound == SYMM:
-        p = i % (2 * n)
-        p = p + 2 * n if p < 0 else p
-        if p < n:
-            length[0] = n - p
-            return p
-        step[0] = -1
-        length[0] = 2 * n - p
-        return 2 * n - 1 - p
-    if bound == MIRROR and n > 1:
-        p = i % (2 * n - 2)
-        p = p + 2 * n - 2 if p < 0 else p
-        if p < n - 1:
-            length[0] = n - p
-            return p
-        step[0] = -1
-        length[0] = 2 * n - 2 - p
-        return 2 * n - 2 - p
-    step[0] = 0
-    length[0] = -i if i < 0 else <Py_ssize_t> (<size_t> -1 >> 2)
-    if bound == FILL:
-        return -1
-    return 0 if i < 0 else n - 1
-
-
 cdef void _lines(
     const Plane *x, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t H, Py_ssize_t s0, Boundary bound0,
     Py_ssize_t j0, Py_ssize_t cols, Py_ssize_t W, Py_ssize_t s1, Boundary bound1,
@@ -232,10 +190,10 @@ cdef void _lines(
     """`_gather` line by line; for columns of x its axes change places."""
     cdef Py_ssize_t i, j, c, si, sj, n, step, length
     for i in range(rows):
-        si = _run(i0 + i, H, bound0, &step, &length)
+        si = run_at(i0 + i, H, bound0, &step, &length)
         j = 0
         while j < cols:
-            sj = _run(j0 + j, W, bound1, &step, &length)
+            sj = run_at(j0 + j, W, bound1, &step, &length)
             n = min(length, cols - j)
             if si < 0 or sj < 0:
                 for c in range(j, j + n):

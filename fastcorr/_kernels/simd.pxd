@@ -50,6 +50,34 @@ cdef extern from *:
         return m;
     }
     FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { return v[i]; }
+    /* One of the log V steps of a transposition: runs of n lanes of a, of b, of a, … */
+    #ifdef __clang__
+    #define FC_MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+    #else
+    #define FC_MIX(a, b, ...) __builtin_shuffle(a, b, (fc_mask){__VA_ARGS__})
+    #endif
+    #if FC_VBYTES == 32 && defined(FC_F32)
+    FC_INLINE fc_vec vfirst(fc_vec a, fc_vec b, int n) {
+        return n == 1 ? FC_MIX(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
+             : n == 2 ? FC_MIX(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+                      : FC_MIX(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+    }
+    FC_INLINE fc_vec vsecond(fc_vec a, fc_vec b, int n) {
+        return n == 1 ? FC_MIX(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+             : n == 2 ? FC_MIX(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+                      : FC_MIX(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    #elif FC_VBYTES == 32 && defined(FC_F64) || FC_VBYTES == 16 && defined(FC_F32)
+    FC_INLINE fc_vec vfirst(fc_vec a, fc_vec b, int n) {
+        return n == 1 ? FC_MIX(a, b, 0, 4, 2, 6) : FC_MIX(a, b, 0, 1, 4, 5);
+    }
+    FC_INLINE fc_vec vsecond(fc_vec a, fc_vec b, int n) {
+        return n == 1 ? FC_MIX(a, b, 1, 5, 3, 7) : FC_MIX(a, b, 2, 3, 6, 7);
+    }
+    #elif defined(FC_F64)
+    FC_INLINE fc_vec vfirst(fc_vec a, fc_vec b, int n) { (void)n; return FC_MIX(a, b, 0, 2); }
+    FC_INLINE fc_vec vsecond(fc_vec a, fc_vec b, int n) { (void)n; return FC_MIX(a, b, 1, 3); }
+    #endif
     /* Keep a value in its register: GCC would load it anew for its second use. */
     #if defined(__x86_64__) || defined(__i386__)
     FC_INLINE fc_vec vhold(fc_vec v) { __asm__("" : "+x"(v)); return v; }
@@ -85,6 +113,8 @@ cdef extern from *:
     FC_INLINE fc_mask vlast(Py_ssize_t n) { return n > 0; }
     FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { (void)i; return v; }
     FC_INLINE fc_vec vhold(fc_vec v) { return v; }
+    FC_INLINE fc_vec vfirst(fc_vec a, fc_vec b, int n) { (void)b; (void)n; return a; }
+    FC_INLINE fc_vec vsecond(fc_vec a, fc_vec b, int n) { (void)a; (void)n; return b; }
     #endif
     #if defined(FC_SCALAR) || !defined(__GNUC__) || !(defined(FC_F32) || defined(FC_F64))
     /* No complex lanes here: integers have none, and single lanes are split by the caller. */
@@ -96,13 +126,15 @@ cdef extern from *:
     #endif
 
     /* The register tiles, by the number of vector registers (32 or 16).  Correlation: rows x
-       FC_C vectors of outputs; kernel gradient: rows x FC_B taps. */
+       FC_C vectors of outputs; kernel gradient: rows x FC_B taps; many channels: FC_M x 2. */
     #if defined(__AVX512VL__) || defined(__aarch64__)
     #define FC_C 4
     #define FC_B 8
+    #define FC_M 12
     #else
     #define FC_C 2
     #define FC_B 4
+    #define FC_M 6
     #endif
     """
     ctypedef float T "fc_T"
@@ -112,6 +144,7 @@ cdef extern from *:
     const Py_ssize_t V "FC_V"
     const int C_MAX "FC_C"
     const int B_MAX "FC_B"
+    const int M_MAX "FC_M"
     const bint HAS_COMPLEX "FC_COMPLEX"
     vec vload(const T *p) noexcept nogil
     void vstore(T *p, vec v) noexcept nogil
@@ -123,3 +156,5 @@ cdef extern from *:
     vec vturn(vec v) noexcept nogil
     T vlane(vec v, Py_ssize_t i) noexcept nogil
     vec vhold(vec v) noexcept nogil
+    vec vfirst(vec a, vec b, int n) noexcept nogil
+    vec vsecond(vec a, vec b, int n) noexcept nogil

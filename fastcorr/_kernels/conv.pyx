@@ -1,0 +1,1211 @@
+"""Convolution with many channels: one register tile, and three ways to pack for it.
+
+    y[n, m, i, j]  = sum over c, a, b of    X[n, c, i*s0 + oa[a], j*s1 + ob[b]] * w[m, c, a, b]
+    dw[m, c, a, b] = sum over n, i, j of    X[n, c, i*s0 + oa[a], j*s1 + ob[b]] * g[n, m, i, j]
+
+X is the image x continued beyond its edges; oa and ob are any offsets.  `conv` computes the
+first, which is the layer (oa = a * dilation - padding) and, with x for g and the axes of w
+exchanged, the gradient to its input: for stride s one call for each of the s*s phases of the
+result, with the taps that meet it.  `conv_weight_grad` computes the second.
+
+Both are products of matrices whose large factor is never formed: a tile of up to M_MAX rows m
+and two vectors is summed in registers over a block of k (`_micro`), and only what one tile
+needs next is packed:
+
+    conv               lanes are pixels (i, j), k runs over (c, a, b).  The pixels that a block of
+                       channels needs are brought into a scratch with unit stride (`_gather`),
+                       from there into a panel of 2 V pixels for every k (`_pack_pixels`).
+    conv_weight_grad   lanes are channels c (or c and neighbouring b), k runs over pixels.  The
+                       scratch has the channels innermost (`_gather_channels`) and is read in
+                       place; the gradient g is packed with its rows m innermost (`_pack_grad`).
+
+A scratch holds every needed pixel once, stride by stride: see `Axis`.  Complex arrays come as
+real ones: twice the channels, of which each two lie interleaved (`comps`).
+
+Order of summation: k ascending within a block, then block by block.  Blocks depend on shapes,
+type and instruction set only, and each sum has one owner, so the bits do not depend on the
+number of workers.
+
+Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
+"""
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython.parallel cimport prange, threadid
+from libc.string cimport memset
+
+from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
+from fastcorr._kernels.simd cimport (
+    M_MAX, T, V, vec, vfirst, vhold, vload, vsecond, vsplat, vstore, vzero,
+)
+
+cnp.import_array()
+
+cdef enum:
+    ALIGN = 64
+    M_TASK = 256        # rows of the tile's matrix that stay in L2 while pixels go by
+
+# What the Python side needs to know of the compile-time choices.
+LANES = V
+ROWS = M_MAX
+
+
+# ---------------------------------------------------------------- register tile
+
+# Up to twelve rows x two vectors of sums: fields, which the compiler keeps in registers.
+cdef struct Sums:
+    vec s0
+    vec t0
+    vec s1
+    vec t1
+    vec s2
+    vec t2
+    vec s3
+    vec t3
+    vec s4
+    vec t4
+    vec s5
+    vec t5
+    vec s6
+    vec t6
+    vec s7
+    vec t7
+    vec s8
+    vec t8
+    vec s9
+    vec t9
+    vec s10
+    vec t10
+    vec s11
+    vec t11
+
+
+cdef inline void _micro(
+    const T *a, const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols,
+    Py_ssize_t step, T *dst, Py_ssize_t ld, const int M, const int C,
+) noexcept nogil:
+    """dst[m, :] = sum over k of a[k, m] * b[k, :], for M rows x C vectors.
+
+    The k-th row of b lies at row[k // cols] + k % cols * step; those of a one behind another.
+    M and C are literals in every call: all the conditions are gone when this is compiled.
+    """
+    cdef Sums c
+    cdef Py_ssize_t i, _j
+    cdef const T *p
+    cdef vec x, y, w
+    c.s0 = c.t0 = c.s1 = c.t1 = c.s2 = c.t2 = vzero()
+    c.s3 = c.t3 = c.s4 = c.t4 = c.s5 = c.t5 = vzero()
+    c.s6 = c.t6 = c.s7 = c.t7 = c.s8 = c.t8 = vzero()
+    c.s9 = c.t9 = c.s10 = c.t10 = c.s11 = c.t11 = vzero()
+    for i in range(rows):
+        p = b + row[i]
+        for _j in range(cols):
+            x = vload(p)
+            y = vload(p + V) if C > 1 else x
+            p += step
+            w = vhold(vsplat(a))
+            c.s0 = c.s0 + x * w
+            if C > 1:
+                c.t0 = c.t0 + y * w
+            if M > 1:
+                w = vhold(vsplat(a + 1))
+                c.s1 = c.s1 + x * w
+                if C > 1:
+                    c.t1 = c.t1 + y * w
+            if M > 2:
+                w = vhold(vsplat(a + 2))
+                c.s2 = c.s2 + x * w
+                if C > 1:
+                    c.t2 = c.t2 + y * w
+            if M > 3:
+                w = vhold(vsplat(a + 3))
+                c.s3 = c.s3 + x * w
+                if C > 1:
+                    c.t3 = c.t3 + y * w
+            if M > 4:
+                w = vhold(vsplat(a + 4))
+                c.s4 = c.s4 + x * w
+                if C > 1:
+                    c.t4 = c.t4 + y * w
+            if M > 5:
+                w = vhold(vsplat(a + 5))
+                c.s5 = c.s5 + x * w
+                if C > 1:
+                    c.t5 = c.t5 + y * w
+            if M > 6:
+                w = vhold(vsplat(a + 6))
+                c.s6 = c.s6 + x * w
+                if C > 1:
+                    c.t6 = c.t6 + y * w
+            if M > 7:
+                w = vhold(vsplat(a + 7))
+                c.s7 = c.s7 + x * w
+                if C > 1:
+                    c.t7 = c.t7 + y * w
+            if M > 8:
+                w = vhold(vsplat(a + 8))
+                c.s8 = c.s8 + x * w
+                if C > 1:
+                    c.t8 = c.t8 + y * w
+            if M > 9:
+                w = vhold(vsplat(a + 9))
+                c.s9 = c.s9 + x * w
+                if C > 1:
+                    c.t9 = c.t9 + y * w
+            if M > 10:
+                w = vhold(vsplat(a + 10))
+                c.s10 = c.s10 + x * w
+                if C > 1:
+                    c.t10 = c.t10 + y * w
+            if M > 11:
+                w = vhold(vsplat(a + 11))
+                c.s11 = c.s11 + x * w
+                if C > 1:
+                    c.t11 = c.t11 + y * w
+            a += M
+    vstore(dst, c.s0)
+    if C > 1:
+        vstore(dst + V, c.t0)
+    if M > 1:
+        vstore(dst + ld, c.s1)
+        if C > 1:
+            vstore(dst + ld + V, c.t1)
+    if M > 2:
+        vstore(dst + 2 * ld, c.s2)
+        if C > 1:
+            vstore(dst + 2 * ld + V, c.t2)
+    if M > 3:
+        vstore(dst + 3 * ld, c.s3)
+        if C > 1:
+            vstore(dst + 3 * ld + V, c.t3)
+    if M > 4:
+        vstore(dst + 4 * ld, c.s4)
+        if C > 1:
+            vstore(dst + 4 * ld + V, c.t4)
+    if M > 5:
+        vstore(dst + 5 * ld, c.s5)
+        if C > 1:
+            vstore(dst + 5 * ld + V, c.t5)
+    if M > 6:
+        vstore(dst + 6 * ld, c.s6)
+        if C > 1:
+            vstore(dst + 6 * ld + V, c.t6)
+    if M > 7:
+        vstore(dst + 7 * ld, c.s7)
+        if C > 1:
+            vstore(dst + 7 * ld + V, c.t7)
+    if M > 8:
+        vstore(dst + 8 * ld, c.s8)
+        if C > 1:
+            vstore(dst + 8 * ld + V, c.t8)
+    if M > 9:
+        vstore(dst + 9 * ld, c.s9)
+        if C > 1:
+            vstore(dst + 9 * ld + V, c.t9)
+    if M > 10:
+        vstore(dst + 10 * ld, c.s10)
+        if C > 1:
+            vstore(dst + 10 * ld + V, c.t10)
+    if M > 11:
+        vstore(dst + 11 * ld, c.s11)
+        if C > 1:
+            vstore(dst + 11 * ld + V, c.t11)
+
+
+cdef inline void _micro_rows(
+    const T *a, const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols,
+    Py_ssize_t step, T *dst, Py_ssize_t ld, int m, const int C,
+) noexcept nogil:
+    if m == 1:
+        _micro(a, b, row, rows, cols, step, dst, ld, 1, C)
+    elif m == 2:
+        _micro(a, b, row, rows, cols, step, dst, ld, 2, C)
+    elif m == 3:
+        _micro(a, b, row, rows, cols, step, dst, ld, 3, C)
+    elif m == 4:
+        _micro(a, b, row, rows, cols, step, dst, ld, 4, C)
+    elif m == 5:
+        _micro(a, b, row, rows, cols, step, dst, ld, 5, C)
+    elif M_MAX <= 6 or m == 6:
+        _micro(a, b, row, rows, cols, step, dst, ld, 6, C)
+    elif m == 7:
+        _micro(a, b, row, rows, cols, step, dst, ld, 7, C)
+    elif m == 8:
+        _micro(a, b, row, rows, cols, step, dst, ld, 8, C)
+    elif m == 9:
+        _micro(a, b, row, rows, cols, step, dst, ld, 9, C)
+    elif m == 10:
+        _micro(a, b, row, rows, cols, step, dst, ld, 10, C)
+    elif m == 11:
+        _micro(a, b, row, rows, cols, step, dst, ld, 11, C)
+    else:
+        _micro(a, b, row, rows, cols, step, dst, ld, 12, C)
+
+
+cdef inline void _tile(
+    const T *a, const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols,
+    Py_ssize_t step, T *dst, Py_ssize_t ld, int m, bint narrow,
+) noexcept nogil:
+    if narrow:
+        _micro_rows(a, b, row, rows, cols, step, dst, ld, m, 1)
+    else:
+        _micro_rows(a, b, row, rows, cols, step, dst, ld, m, 2)
+
+
+# ---------------------------------------------------------------- transposition
+
+cdef inline void _square(const T *src, Py_ssize_t ld, T *dst, Py_ssize_t width) noexcept nogil:
+    """dst[t * width + r] = src[r * ld + t] for V x V lanes."""
+    cdef vec x0, x1, x2, x3, x4, x5, x6, x7, y0, y1, y2, y3, y4, y5, y6, y7
+    x0 = x1 = x2 = x3 = x4 = x5 = x6 = x7 = vload(src)
+    if V > 1:
+        x1 = vload(src + ld)
+    if V > 2:
+        x2 = vload(src + 2 * ld)
+        x3 = vload(src + 3 * ld)
+    if V > 4:
+        x4 = vload(src + 4 * ld)
+        x5 = vload(src + 5 * ld)
+        x6 = vload(src + 6 * ld)
+        x7 = vload(src + 7 * ld)
+    y0, y1 = vfirst(x0, x1, 1), vsecond(x0, x1, 1)
+    y2, y3 = vfirst(x2, x3, 1), vsecond(x2, x3, 1)
+    y4, y5 = vfirst(x4, x5, 1), vsecond(x4, x5, 1)
+    y6, y7 = vfirst(x6, x7, 1), vsecond(x6, x7, 1)
+    if V > 2:
+        x0, x2 = vfirst(y0, y2, 2), vsecond(y0, y2, 2)
+        x1, x3 = vfirst(y1, y3, 2), vsecond(y1, y3, 2)
+        x4, x6 = vfirst(y4, y6, 2), vsecond(y4, y6, 2)
+        x5, x7 = vfirst(y5, y7, 2), vsecond(y5, y7, 2)
+        y0, y1, y2, y3, y4, y5, y6, y7 = x0, x1, x2, x3, x4, x5, x6, x7
+    if V > 4:
+        x0, x4 = vfirst(y0, y4, 4), vsecond(y0, y4, 4)
+        x1, x5 = vfirst(y1, y5, 4), vsecond(y1, y5, 4)
+        x2, x6 = vfirst(y2, y6, 4), vsecond(y2, y6, 4)
+        x3, x7 = vfirst(y3, y7, 4), vsecond(y3, y7, 4)
+        y0, y1, y2, y3, y4, y5, y6, y7 = x0, x1, x2, x3, x4, x5, x6, x7
+    vstore(dst, y0)
+    if V > 1:
+        vstore(dst + width, y1)
+    if V > 2:
+        vstore(dst + 2 * width, y2)
+        vstore(dst + 3 * width, y3)
+    if V > 4:
+        vstore(dst + 4 * width, y4)
+        vstore(dst + 5 * width, y5)
+        vstore(dst + 6 * width, y6)
+        vstore(dst + 7 * width, y7)
+
+
+cdef void _transpose(
+    const T *src, Py_ssize_t ld, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t n,
+    T *dst, Py_ssize_t width,
+) noexcept nogil:
+    """dst[t * width + r] = src[r * ld + t * step] for `rows` rows of n.
+
+    Squares that would go beyond an edge are moved back onto their neighbours.
+    """
+    cdef Py_ssize_t t, r
+    if step == -1:
+        src -= n - 1
+        dst += (n - 1) * width
+        step, width = 1, -width
+    if step == 1 and rows >= V and n >= V:
+        t = 0
+        while t < n:
+            t = min(t, n - V)
+            r = 0
+            while r < rows:
+                r = min(r, rows - V)
+                _square(src + r * ld + t, ld, dst + t * width + r, width)
+                r += V
+            t += V
+    else:
+        for t in range(n):
+            for r in range(rows):
+                dst[t * width + r] = src[r * ld + t * step]
+
+
+# ---------------------------------------------------------------- images and their axes
+
+cdef struct Image:          # (N, channels, H, W); strides in lanes
+    T *data
+    Py_ssize_t N
+    Py_ssize_t H
+    Py_ssize_t W
+    Py_ssize_t sn
+    Py_ssize_t sc
+    Py_ssize_t s0
+    Py_ssize_t s1
+    int comps               # channels c * comps … lie interleaved
+    Boundary bound0
+    Boundary bound1
+
+
+cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
+    cdef Image p
+    cdef Py_ssize_t size = sizeof(T)
+    p.data = <T *> cnp.PyArray_DATA(x)
+    p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
+    p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
+    p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
+    p.comps = comps
+    p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
+    return p
+
+
+cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
+    """Where channel c lies."""
+    return c // x.comps * x.sc + c % x.comps
+
+
+# Which coordinates of an axis of x the outputs [i0, i0 + n) of a block need, and where in the
+# scratch they lie.  Coordinates that are congruent modulo the stride form a group, in which
+# outputs are neighbours; taps that lie far apart have groups of their own.  Output i0 + i and
+# tap t meet in slot  taps[t].base + taps[t].group * n + i.
+cdef struct Axis:
+    Py_ssize_t stride
+    const cnp.intp_t *taps      # (·, 2): base, number of the group within its block
+    const cnp.intp_t *groups    # (·, 3): base, source of its first slot for i0 = 0, slots beyond n
+    const cnp.intp_t *blocks    # (·, 4): taps from, to; groups from, to
+
+
+cdef Axis _axis(Py_ssize_t stride, cnp.ndarray taps, cnp.ndarray groups, cnp.ndarray blocks):
+    cdef Axis axis
+    axis.stride = stride
+    axis.taps = <const cnp.intp_t *> cnp.PyArray_DATA(taps)
+    axis.groups = <const cnp.intp_t *> cnp.PyArray_DATA(groups)
+    axis.blocks = <const cnp.intp_t *> cnp.PyArray_DATA(blocks)
+    return axis
+
+
+cdef inline Py_ssize_t _slot(const Axis *axis, Py_ssize_t tap, Py_ssize_t n) noexcept nogil:
+    return axis.taps[2 * tap] + axis.taps[2 * tap + 1] * n
+
+
+cdef inline Py_ssize_t _slots(const Axis *axis, Py_ssize_t block, Py_ssize_t n) noexcept nogil:
+    """Slots that a block of taps and n outputs fill."""
+    cdef Py_ssize_t first = axis.blocks[4 * block + 2], last = axis.blocks[4 * block + 3] - 1
+    return axis.groups[3 * last] + axis.groups[3 * last + 2] + (last - first + 1) * n
+
+
+cdef inline void _copy(const T *src, Py_ssize_t n, T *dst) noexcept nogil:
+    """Whole vectors; the last one is moved left onto its neighbour."""
+    cdef Py_ssize_t j = 0
+    if n < V:
+        for j in range(n):
+            dst[j] = src[j]
+        return
+    while j + V <= n:
+        vstore(dst + j, vload(src + j))
+        j += V
+    if j < n:
+        vstore(dst + n - V, vload(src + n - V))
+
+
+cdef inline void _fill(
+    const Image *x, const T *row, Py_ssize_t at, Py_ssize_t step, Py_ssize_t t0, Py_ssize_t t1,
+    T *dst, Py_ssize_t ld,
+) noexcept nogil:
+    """dst[t * ld] = column at + t * step of the continued row; all t lie beyond its ends."""
+    cdef Py_ssize_t t, j, _step, _length
+    if x.bound1 == FILL:
+        for t in range(t0, t1):
+            dst[t * ld] = <T> 0
+        return
+    for t in range(t0, t1):
+        j = run_at(at + t * step, x.W, x.bound1, &_step, &_length)
+        dst[t * ld] = row[j * x.s1]
+
+
+cdef inline Py_ssize_t _clip(Py_ssize_t i, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    return min(max(i, lo), hi)
+
+
+cdef inline Py_ssize_t _ceil(Py_ssize_t i, Py_ssize_t m) noexcept nogil:
+    """i / m rounded up."""
+    return -(-i // m) if i < 0 else (i + m - 1) // m
+
+
+# A rectangle of outputs of one image, or all outputs of several.
+cdef struct Block:
+    Py_ssize_t n0
+    Py_ssize_t images
+    Py_ssize_t i0
+    Py_ssize_t ni
+    Py_ssize_t j0
+    Py_ssize_t nj
+
+
+cdef void _gather(
+    const Image *x, const Axis *rows, Py_ssize_t rb, const Axis *cols, Py_ssize_t cb,
+    const Block *block, Py_ssize_t c0, Py_ssize_t c1, T *dst,
+    Py_ssize_t image_ld, Py_ssize_t channel_ld, Py_ssize_t row_ld,
+) noexcept nogil:
+    """Bring the pixels that a block needs of channels [c0, c1) into dst, slot by slot."""
+    cdef Py_ssize_t g, h, s, t, n, c, i, at, lo, hi, count, width, span, step, length
+    cdef const T *row
+    cdef T *line
+    cdef T *target
+    for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
+        span = rows.groups[3 * g + 2] + block.ni
+        for s in range(span):
+            i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
+            i = run_at(i, x.H, x.bound0, &step, &length)
+            line = dst + (rows.groups[3 * g]
+                          + (g - rows.blocks[4 * rb + 2]) * block.ni + s) * row_ld
+            for h in range(cols.blocks[4 * cb + 2], cols.blocks[4 * cb + 3]):
+                count = cols.groups[3 * h + 2] + block.nj
+                at = cols.groups[3 * h + 1] + block.j0 * cols.stride
+                lo = _clip(_ceil(-at, cols.stride), 0, count)
+                hi = _clip(_ceil(x.W - at, cols.stride), lo, count)
+                step = cols.stride * x.s1
+                width = (cols.groups[3 * h] + (h - cols.blocks[4 * cb + 2]) * block.nj)
+                for n in range(block.images):
+                    for c in range(c0, c1):
+                        target = line + n * image_ld + (c - c0) * channel_ld + width
+                        if i < 0:
+                            for t in range(count):
+                                target[t] = <T> 0
+                            continue
+                        row = x.data + (block.n0 + n) * x.sn + _channel(x, c) + i * x.s0
+                        if lo > 0:
+                            _fill(x, row, at, cols.stride, 0, lo, target, 1)
+                        if step == 1:
+                            _copy(row + (at + lo), hi - lo, target + lo)
+                        else:
+                            for t in range(lo, hi):
+                                target[t] = row[at * x.s1 + t * step]
+                        if hi < count:
+                            _fill(x, row, at, cols.stride, hi, count, target, 1)
+
+
+cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    return (n + m - 1) // m * m
+
+
+cdef inline Py_ssize_t _part(Py_ssize_t n, Py_ssize_t parts, Py_ssize_t number) noexcept nogil:
+    """Where part `number` of n things begins, shared out as evenly as can be."""
+    return n // parts * number + min(n % parts, number)
+
+
+# ---------------------------------------------------------------- the layer
+
+cdef struct Job:
+    Image x
+    Image y
+    Axis rows
+    Axis cols
+    const cnp.intp_t *chunks    # (·, 4): channels from, to; block of rows, of columns
+    Py_ssize_t n_chunks
+    const T *w
+    Py_ssize_t ws[5]            # strides of (group, m, c, a, b), in lanes
+    const T *bias
+    T *packed
+    Py_ssize_t groups
+    Py_ssize_t M                # of a group
+    Py_ssize_t C
+    Py_ssize_t K                # with the bias
+    Py_ssize_t panels           # of rows m
+    bint by_chunk               # how weights are packed: in the order in which they lie
+    Py_ssize_t parts            # tasks that share the panels
+    Py_ssize_t tile[3]          # images, rows and columns of a block
+    Py_ssize_t tiles[3]         # blocks
+    bint in_place               # the image itself can be read as if it were the scratch
+    const T *limit              # the end of what may be read of it
+    Py_ssize_t depth            # most k of a chunk
+
+
+cdef inline Py_ssize_t _taps(const Axis *axis, Py_ssize_t block) noexcept nogil:
+    return axis.blocks[4 * block + 1] - axis.blocks[4 * block]
+
+
+cdef inline Py_ssize_t _depth(const Job *job, Py_ssize_t chunk) noexcept nogil:
+    """Number of k in a chunk; the bias is one more, in the last."""
+    cdef const cnp.intp_t *ch = job.chunks + 4 * chunk
+    return ((ch[1] - ch[0]) * _taps(&job.rows, ch[2]) * _taps(&job.cols, ch[3])
+            + (job.bias != NULL and chunk == job.n_chunks - 1))
+
+
+cdef inline T *_panel(
+    const Job *job, Py_ssize_t group, Py_ssize_t k0, Py_ssize_t m0, Py_ssize_t depth,
+) noexcept nogil:
+    """Where the weights of a chunk lie, for the panel of rows that begins with m0."""
+    return job.packed + (group * job.K + k0) * job.M + m0 * depth
+
+
+cdef void _pack_panel(
+    const Job *job, Py_ssize_t group, Py_ssize_t chunk, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c1,
+    Py_ssize_t panel,
+) noexcept nogil:
+    """For every k of channels [c0, c1) of a chunk the weights of a panel's rows."""
+    cdef const cnp.intp_t *ch = job.chunks + 4 * chunk
+    cdef Py_ssize_t m0 = _part(job.M, job.panels, panel), rows = _part(job.M, job.panels, panel + 1)
+    cdef Py_ssize_t nc = c1 - c0, na = _taps(&job.rows, ch[2]), nb = _taps(&job.cols, ch[3]), c, a
+    cdef T *dst
+    cdef const T *w = (job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
+                       + job.rows.blocks[4 * ch[2]] * job.ws[3]
+                       + job.cols.blocks[4 * ch[3]] * job.ws[4])
+    rows -= m0
+    dst = _panel(job, group, k0, m0, _depth(job, chunk)) + (c0 - ch[0]) * na * nb * rows
+    # Axes that lie one behind the other are one.
+    if job.ws[3] == nb * job.ws[4]:
+        nb *= na
+        na = 1
+        if job.ws[2] == nb * job.ws[4]:
+            nb *= nc
+            nc = 1
+    for c in range(nc):
+        for a in range(na):
+            _transpose(w + c * job.ws[2] + a * job.ws[3], job.ws[1], job.ws[4], rows, nb, dst, rows)
+            dst += rows * nb
+
+
+cdef void _pack_weights(const Job *job, Py_ssize_t number) noexcept nogil:
+    """One panel of one group; or, where rows lie closer than channels, one chunk of one group."""
+    cdef Py_ssize_t group, n, c, p, k0 = 0
+    cdef const cnp.intp_t *ch
+    if job.by_chunk:
+        group = number // job.n_chunks
+        for n in range(number % job.n_chunks):
+            k0 += _depth(job, n)
+        ch = job.chunks + 4 * (number % job.n_chunks)
+        for c in range(ch[0], ch[1]):
+            for p in range(job.panels):
+                _pack_panel(job, group, number % job.n_chunks, k0, c, c + 1, p)
+    else:
+        group = number // job.panels
+        for n in range(job.n_chunks):
+            ch = job.chunks + 4 * n
+            _pack_panel(job, group, n, k0, ch[0], ch[1], number % job.panels)
+            k0 += _depth(job, n)
+
+
+cdef void _pack_bias(const Job *job) noexcept nogil:
+    """The last k of all: the bias, which meets ones."""
+    cdef Py_ssize_t group, p, m, m0, m1, depth = _depth(job, job.n_chunks - 1)
+    cdef T *dst
+    for group in range(job.groups):
+        for p in range(job.panels):
+            m0 = _part(job.M, job.panels, p)
+            m1 = _part(job.M, job.panels, p + 1)
+            dst = _panel(job, group, job.K - depth, m0, depth) + (depth - 1) * (m1 - m0)
+            for m in range(m0, m1):
+                dst[m - m0] = job.bias[group * job.M + m]
+
+
+# Pixels of a panel that are neighbours in the scratch and in y.
+cdef struct Run:
+    Py_ssize_t src
+    Py_ssize_t dst
+    Py_ssize_t lane
+    Py_ssize_t n
+
+
+cdef void _pack_pixels(
+    const T *src, const Py_ssize_t *off, Py_ssize_t depth, const Run *run, int runs,
+    const T *limit, bint ones, T *dst,
+) noexcept nogil:
+    """For every k the pixels of a panel: dst[k] = src[off[k] + …].
+
+    Whole vectors are copied, and what they bring beyond a run's end is overwritten by the next
+    run or the next k; a run is copied pixel by pixel where they would go beyond `limit`.
+    """
+    cdef Py_ssize_t k, r, t, W = 2 * V
+    cdef const T *p
+    cdef T *q
+    if runs == 1 and limit == NULL:
+        src += run[0].src
+        for k in range(depth):
+            p = src + off[k]
+            vstore(dst + k * W, vload(p))
+            vstore(dst + k * W + V, vload(p + V))
+    elif limit == NULL:
+        for k in range(depth):
+            for r in range(runs):
+                p = src + off[k] + run[r].src
+                q = dst + k * W + run[r].lane
+                vstore(q, vload(p))
+                if run[r].n > V:
+                    vstore(q + V, vload(p + V))
+    else:
+        for k in range(depth):
+            for r in range(runs):
+                p = src + off[k] + run[r].src
+                q = dst + k * W + run[r].lane
+                if p + W <= limit:
+                    vstore(q, vload(p))
+                    vstore(q + V, vload(p + V))
+                else:
+                    for t in range(run[r].n):
+                        q[t] = p[t]
+    if ones:
+        for t in range(W):
+            dst[depth * W + t] = <T> 1
+
+
+cdef int _runs(
+    const Job *job, const Block *block, Py_ssize_t q, Py_ssize_t image_ld, Py_ssize_t row_ld,
+    Run *run,
+) noexcept nogil:
+    """The runs of the panel that begins with pixel q of the block; their number."""
+    cdef Py_ssize_t lane = 0, i, j, n, left = block.images * block.ni * block.nj - q
+    cdef int r = 0
+    j = q % block.nj
+    i = q // block.nj
+    left = min(left, 2 * V)
+    while lane < left:
+        n = i // block.ni
+        run[r].lane = lane
+        run[r].n = min(block.nj - j, left - lane)
+        run[r].src = n * image_ld + i % block.ni * row_ld + j
+        run[r].dst = ((block.n0 + n) * job.y.sn + (block.i0 + i % block.ni) * job.y.s0
+                      + (block.j0 + j) * job.y.s1)
+        lane += run[r].n
+        j = 0
+        i += 1
+        if (r > 0 and run[r].src == run[r - 1].src + run[r - 1].n
+                and run[r].dst == run[r - 1].dst + run[r - 1].n * job.y.s1):
+            run[r - 1].n += run[r].n
+        else:
+            r += 1
+    return r
+
+
+cdef inline bint _contiguous(const Image *y, const Run *run, int runs) noexcept nogil:
+    """Whether a panel lies in y as it lies in the tile."""
+    cdef int r
+    if y.s1 != 1 or y.comps != 1:
+        return False
+    for r in range(1, runs):
+        if run[r].dst != run[0].dst + run[r].lane:
+            return False
+    return True
+
+
+cdef inline void _add(
+    const T *src, Py_ssize_t src_ld, T *dst, Py_ssize_t ld, Py_ssize_t rows,
+) noexcept nogil:
+    """dst += src, for rows of two vectors."""
+    cdef Py_ssize_t m
+    for m in range(rows):
+        vstore(dst + m * ld, vload(dst + m * ld) + vload(src + m * src_ld))
+        vstore(dst + m * ld + V, vload(dst + m * ld + V) + vload(src + m * src_ld + V))
+
+
+cdef void _scatter(
+    const Image *y, const T *src, Py_ssize_t channel, Py_ssize_t rows, const Run *run, int runs,
+    bint add,
+) noexcept nogil:
+    """Write a tile to y run by run, or add it."""
+    cdef Py_ssize_t m, t
+    cdef int r
+    cdef T *dst
+    cdef const T *p
+    for m in range(rows):
+        for r in range(runs):
+            dst = y.data + _channel(y, channel + m) + run[r].dst
+            p = src + m * 2 * V + run[r].lane
+            if add:
+                for t in range(run[r].n):
+                    dst[t * y.s1] += p[t]
+            else:
+                for t in range(run[r].n):
+                    dst[t * y.s1] = p[t]
+
+
+cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
+    """The coordinate of x at which output 0 meets a tap, where each tap is its own group."""
+    return axis.groups[3 * tap + 1]
+
+
+cdef struct Room:           # of a worker's scratch, in lanes
+    Py_ssize_t pixels
+    Py_ssize_t panel
+    Py_ssize_t total
+
+
+cdef Room _room(const Job *job) noexcept nogil:
+    cdef Room room
+    cdef Py_ssize_t n, size
+    cdef const cnp.intp_t *ch
+    room.pixels = 0
+    if not job.in_place:
+        for n in range(job.n_chunks):
+            ch = job.chunks + 4 * n
+            size = (job.tile[0] * (ch[1] - ch[0]) * _slots(&job.rows, ch[2], job.tile[1])
+                    * _slots(&job.cols, ch[3], job.tile[2]))
+            room.pixels = max(room.pixels, size)
+    room.pixels = _round_up(room.pixels + 2 * V, ALIGN)
+    room.panel = _round_up((job.depth + 1) * 2 * V, ALIGN)
+    room.total = (room.pixels + room.panel + M_MAX * 2 * V
+                  + _round_up(job.depth * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
+    return room
+
+
+cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room) noexcept nogil:
+    """One block of pixels of one group, for some of the panels of rows."""
+    cdef Py_ssize_t part, group, n, c, a, b, k, k0, p, q, p0, p1, m0, m1, depth, pixels, far
+    cdef Py_ssize_t image_ld, channel_ld, row_ld, zero = 0
+    cdef Block block
+    cdef Run run[64]
+    cdef int runs
+    cdef bint whole
+    cdef const cnp.intp_t *ch
+    cdef T *panel = scratch + room.pixels
+    cdef T *tile = panel + room.panel
+    cdef Py_ssize_t *off = <Py_ssize_t *> (tile + M_MAX * 2 * V)
+    cdef const T *src
+    cdef const T *limit
+    cdef const T *w
+    cdef T *y
+    part = number % job.parts
+    number //= job.parts
+    block.j0 = number % job.tiles[2]
+    number //= job.tiles[2]
+    block.i0 = number % job.tiles[1]
+    number //= job.tiles[1]
+    block.n0 = number % job.tiles[0]
+    group = number // job.tiles[0]
+    block.n0 *= job.tile[0]
+    block.i0 *= job.tile[1]
+    block.j0 *= job.tile[2]
+    block.images = min(job.tile[0], job.y.N - block.n0)
+    block.ni = min(job.tile[1], job.y.H - block.i0)
+    block.nj = min(job.tile[2], job.y.W - block.j0)
+    pixels = block.images * block.ni * block.nj
+    p0 = _part(job.panels, job.parts, part)
+    p1 = _part(job.panels, job.parts, part + 1)
+    k0 = 0
+    for n in range(job.n_chunks):
+        ch = job.chunks + 4 * n
+        depth = _depth(job, n)
+        if job.in_place:
+            src = (job.x.data + block.n0 * job.x.sn + (group * job.C + ch[0]) * job.x.sc
+                   + block.i0 * job.rows.stride * job.x.s0 + block.j0)
+            image_ld, channel_ld = job.x.sn, job.x.sc
+            row_ld = job.rows.stride * job.x.s0
+        else:
+            src = scratch
+            row_ld = _slots(&job.cols, ch[3], block.nj)
+            channel_ld = row_ld * _slots(&job.rows, ch[2], block.ni)
+            image_ld = channel_ld * (ch[1] - ch[0])
+            _gather(&job.x, &job.rows, ch[2], &job.cols, ch[3], &block, group * job.C + ch[0],
+                    group * job.C + ch[1], scratch, image_ld, channel_ld, row_ld)
+        k = far = 0
+        for c in range(ch[1] - ch[0]):
+            for a in range(job.rows.blocks[4 * ch[2]], job.rows.blocks[4 * ch[2] + 1]):
+                for b in range(job.cols.blocks[4 * ch[3]], job.cols.blocks[4 * ch[3] + 1]):
+                    if job.in_place:
+                        off[k] = (c * channel_ld + _source(&job.rows, a) * job.x.s0
+                                  + _source(&job.cols, b))
+                    else:
+                        off[k] = (c * channel_ld + _slot(&job.rows, a, block.ni) * row_ld
+                                  + _slot(&job.cols, b, block.nj))
+                    far = max(far, off[k])
+                    k += 1
+        # Vectors may reach beyond the last pixel's last tap: of the scratch they may, not of x.
+        far += (block.images - 1) * image_ld + (block.ni - 1) * row_ld + block.nj - 1 + 2 * V
+        limit = job.limit if job.in_place and src + far > job.limit else NULL
+        w = _panel(job, group, k0, 0, depth)
+        q = 0
+        while q < pixels:
+            runs = _runs(job, &block, q, image_ld, row_ld, run)
+            _pack_pixels(src, off, k, run, runs, limit, depth > k, panel)
+            whole = pixels - q >= 2 * V and _contiguous(&job.y, run, runs)
+            for p in range(p0, p1):
+                m0 = _part(job.M, job.panels, p)
+                m1 = _part(job.M, job.panels, p + 1)
+                y = job.y.data + (group * job.M + m0) * job.y.sc + run[0].dst
+                if whole and n == 0:
+                    _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, job.y.sc, m1 - m0,
+                          False)
+                    continue
+                _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, tile, 2 * V, m1 - m0,
+                      pixels - q <= V)
+                if whole:
+                    _add(tile, 2 * V, y, job.y.sc, m1 - m0)
+                else:
+                    _scatter(&job.y, tile, group * job.M + m0, m1 - m0, run, runs, n > 0)
+            q += 2 * V
+        k0 += depth
+
+
+# Multiply-adds of a worker between looks for Ctrl-C (some ms).
+cdef double _MACS_PER_CHECK = 2.5e7 * V
+
+
+cdef void *_allocate(Py_ssize_t lanes) except NULL:
+    cdef void *base = PyMem_RawMalloc(lanes * sizeof(T) + ALIGN)
+    if base == NULL:
+        raise MemoryError("no memory for the scratch of fastcorr's workers")
+    return base
+
+
+cdef inline T *_aligned(void *base) noexcept nogil:
+    return <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
+
+
+def conv(
+    cnp.ndarray x not None,         # IN   (N, groups * C, H, W), of T (pairs of T), any strides
+    cnp.ndarray w not None,         # IN   (groups, M, C, kh, kw), of T, any strides
+    cnp.ndarray y not None,         # OUT  (N, groups * M, oh, ow), of x's dtype, any strides
+    cnp.ndarray bias,               # IN   (groups * M), of T, or None
+    rows,                           # stride, taps, groups, blocks: see Axis
+    cols,
+    cnp.ndarray chunks not None,    # IN   (n, 4) intp: channels from, to; blocks of rows, columns
+    tile,                           # images, rows and columns of a block of outputs
+    int bound0, int bound1,         # Boundary of each axis
+    bint in_place,                  # x itself can be read: no boundary met, taps of one group each
+    int workers,
+):
+    """y = x correlated with w.  Complex: channels, rows of w and bias count re and im."""
+    cdef Job job
+    cdef Room room
+    cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T)
+    cdef int comps = cnp.PyArray_ITEMSIZE(x) // size
+    cdef double macs
+    cdef T *scratch
+    cdef void *base = NULL
+    cdef void *packed = NULL
+    job.x = _image(x, comps, bound0, bound1)
+    job.y = _image(y, comps, FILL, FILL)
+    job.rows = _axis(rows[0], rows[1], rows[2], rows[3])
+    job.cols = _axis(cols[0], cols[1], cols[2], cols[3])
+    job.chunks = <const cnp.intp_t *> cnp.PyArray_DATA(chunks)
+    job.n_chunks = chunks.shape[0]
+    job.w = <const T *> cnp.PyArray_DATA(w)
+    for n in range(5):
+        job.ws[n] = w.strides[n] // size
+    job.bias = NULL if bias is None else <T *> cnp.PyArray_DATA(bias)
+    job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
+    job.in_place = in_place
+    job.limit = job.x.data + 1
+    for n in range(4):
+        job.limit += (x.shape[n] - 1) * (x.strides[n] // size)
+    job.K = job.depth = 0
+    for n in range(job.n_chunks):
+        job.K += _depth(&job, n)
+        job.depth = max(job.depth, _depth(&job, n))
+    total = job.groups
+    for n in range(3):
+        job.tile[n] = tile[n]
+        job.tiles[n] = (y.shape[(0, 2, 3)[n]] + job.tile[n] - 1) // job.tile[n]
+        total *= job.tiles[n]
+    job.panels = (job.M + M_MAX - 1) // M_MAX
+    job.by_chunk = job.ws[1] < job.ws[2]
+    job.parts = (job.M + M_TASK - 1) // M_TASK
+    if total * job.parts < 4 * workers and workers > 1:
+        job.parts = min(job.panels, _ceil(4 * workers, total))
+    total *= job.parts
+    if total == 0:
+        return
+    room = _room(&job)
+    macs = (<double> job.y.N * job.y.H * job.y.W * job.groups * job.M * job.K) / total
+    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), 4 * workers)
+    try:
+        packed = _allocate(job.groups * job.K * job.M)
+        base = _allocate(room.total * workers)
+        job.packed = _aligned(packed)
+        scratch = _aligned(base)
+        with nogil:
+            for t in prange(job.groups * (job.n_chunks if job.by_chunk else job.panels),
+                            schedule="static", num_threads=workers, use_threads_if=workers > 1):
+                _pack_weights(&job, t)
+            if job.bias != NULL:
+                _pack_bias(&job)
+            start = 0
+            while start < total:
+                stop = min(start + step, total)
+                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                                use_threads_if=workers > 1):
+                    _task(&job, t, scratch + threadid() * room.total, &room)
+                if stop < total:
+                    with gil:
+                        PyErr_CheckSignals()
+                start = stop
+    finally:
+        PyMem_RawFree(base)
+        PyMem_RawFree(packed)
+
+
+# ---------------------------------------------------------------- gradient to the weight
+
+cdef struct GradJob:
+    Image x
+    Image g
+    Axis rows
+    Axis cols
+    const cnp.intp_t *runs      # (·, 2): taps from, to, whose slots are neighbours
+    Py_ssize_t n_runs
+    Py_ssize_t groups
+    Py_ssize_t M                # of a group
+    Py_ssize_t C
+    Py_ssize_t m_parts          # tasks that share the rows m, the channels, the rows of taps
+    Py_ssize_t c_parts
+    Py_ssize_t a_parts
+    Py_ssize_t slabs            # of blocks of pixels: one partial sum each
+    Py_ssize_t tile[3]
+    Py_ssize_t tiles[3]
+    Py_ssize_t ka
+    Py_ssize_t kb
+    bint merged                 # neighbouring taps b share vectors
+    T *out                      # (slabs, groups * M, C, ka, kb)
+    Py_ssize_t room_x           # of the scratch, in lanes
+    Py_ssize_t room_g
+    Py_ssize_t room_table
+    Py_ssize_t room
+
+
+cdef void _gather_channels(
+    const Image *x, const Axis *rows, Py_ssize_t rb, const Axis *cols, const Block *block,
+    Py_ssize_t c0, Py_ssize_t channels, T *dst, Py_ssize_t row_slots, Py_ssize_t col_slots,
+    Py_ssize_t width,
+) noexcept nogil:
+    """As `_gather`, with the channels innermost: dst[image, row, column, channel]."""
+    cdef Py_ssize_t g, h, s, t, n, c, i, at, lo, hi, count, step, _length
+    cdef const T *row
+    cdef const T *here
+    cdef T *line
+    for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
+        for s in range(rows.groups[3 * g + 2] + block.ni):
+            i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
+            i = run_at(i, x.H, x.bound0, &step, &_length)
+            for h in range(cols.blocks[2], cols.blocks[3]):
+                count = cols.groups[3 * h + 2] + block.nj
+                at = cols.groups[3 * h + 1] + block.j0 * cols.stride
+                lo = _clip(_ceil(-at, cols.stride), 0, count)
+                hi = _clip(_ceil(x.W - at, cols.stride), lo, count)
+                for n in range(block.images):
+                    t = (n * row_slots + rows.groups[3 * g]
+                         + (g - rows.blocks[4 * rb + 2]) * block.ni + s)
+                    line = dst + (t * col_slots + cols.groups[3 * h] + h * block.nj) * width
+                    if i < 0:
+                        for t in range(count):
+                            for c in range(channels):
+                                line[t * width + c] = <T> 0
+                        continue
+                    row = x.data + (block.n0 + n) * x.sn + i * x.s0
+                    step = cols.stride * x.s1
+                    if x.comps == 1:
+                        _transpose(row + c0 * x.sc + at * x.s1 + lo * step, x.sc, step, channels,
+                                   hi - lo, line + lo * width, width)
+                    for c in range(channels):
+                        here = row + _channel(x, c0 + c)
+                        if x.comps > 1:
+                            _transpose(here + at * x.s1 + lo * step, 0, step, 1, hi - lo,
+                                       line + lo * width + c, width)
+                        _fill(x, here, at, cols.stride, 0, lo, line + c, width)
+                        _fill(x, here, at, cols.stride, hi, count, line + c, width)
+
+
+cdef void _pack_grad(
+    const Image *g, const Block *block, Py_ssize_t m0, Py_ssize_t m1, T *dst,
+) noexcept nogil:
+    """For every pixel of a block its rows [m0, m1)."""
+    cdef Py_ssize_t n, i, m, M = m1 - m0
+    cdef const T *src
+    for n in range(block.images):
+        for i in range(block.ni):
+            src = g.data + (block.n0 + n) * g.sn + (block.i0 + i) * g.s0 + block.j0 * g.s1
+            if g.comps == 1:
+                _transpose(src + m0 * g.sc, g.sc, g.s1, M, block.nj, dst, M)
+            else:
+                for m in range(M):
+                    _transpose(src + _channel(g, m0 + m), 0, g.s1, 1, block.nj, dst + m, M)
+            dst += block.nj * M
+
+
+cdef inline Py_ssize_t _lanes(
+    const GradJob *job, Py_ssize_t run, Py_ssize_t channels,
+) noexcept nogil:
+    """Lanes of the table for one run of taps, whole vectors pairs."""
+    cdef Py_ssize_t n = job.runs[2 * run + 1] - job.runs[2 * run]
+    if job.merged:
+        return _round_up(n * channels, 2 * V)
+    return n * _round_up(channels, 2 * V)
+
+
+cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept nogil:
+    """One block of the gradient, summed over one slab of the pixels."""
+    cdef Py_ssize_t group, slab, ap, n, r, a, b, c, m, p, t, m0, m1, c0, c1, mi, panels, blocks
+    cdef Py_ssize_t rows, row_slots, col_slots, plane, width, width_all, table_ld, lane, at
+    cdef Py_ssize_t first, last, done, here, pixels
+    cdef Block block
+    cdef T *xs = scratch
+    cdef T *gs = xs + job.room_x
+    cdef T *table = gs + job.room_g
+    cdef T *tile = table + job.room_table
+    cdef Py_ssize_t *row = <Py_ssize_t *> (tile + M_MAX * 2 * V)
+    cdef const T *src
+    cdef T *dst
+    slab = number % job.slabs
+    number //= job.slabs
+    ap = number % job.a_parts
+    number //= job.a_parts
+    c = number % job.c_parts
+    number //= job.c_parts
+    m = number % job.m_parts
+    group = number // job.m_parts
+    c0 = _cut(job.C, job.c_parts, c)
+    c1 = _cut(job.C, job.c_parts, c + 1)
+    m0 = _part(job.M, job.m_parts, m)
+    m1 = _part(job.M, job.m_parts, m + 1)
+    panels = (m1 - m0 + M_MAX - 1) // M_MAX
+    width = c1 - c0 if job.merged else 2 * V
+    width_all = 0       # lanes of the table for one row of taps
+    for r in range(job.n_runs):
+        width_all += _lanes(job, r, c1 - c0)
+    table_ld = width_all * _taps(&job.rows, ap)
+    memset(table, 0, (m1 - m0) * table_ld * sizeof(T))
+
+    blocks = job.tiles[0] * job.tiles[1] * job.tiles[2]
+    for n in range(_part(blocks, job.slabs, slab), _part(blocks, job.slabs, slab + 1)):
+        block.j0 = n % job.tiles[2] * job.tile[2]
+        block.i0 = n // job.tiles[2] % job.tiles[1] * job.tile[1]
+        block.n0 = n // (job.tiles[2] * job.tiles[1]) * job.tile[0]
+        block.images = min(job.tile[0], job.g.N - block.n0)
+        block.ni = min(job.tile[1], job.g.H - block.i0)
+        block.nj = min(job.tile[2], job.g.W - block.j0)
+        pixels = block.images * block.ni * block.nj
+        row_slots = _slots(&job.rows, ap, block.ni)
+        col_slots = _slots(&job.cols, 0, block.nj)
+        plane = block.images * row_slots * col_slots
+        c = c0
+        while c < c1:
+            here = c1 - c if job.merged else min(c1 - c, 2 * V)
+            _gather_channels(&job.x, &job.rows, ap, &job.cols, &block, group * job.C + c, here,
+                             xs + (c - c0) * plane, row_slots, col_slots, width)
+            c += here
+        for p in range(panels):
+            mi = _part(m1 - m0, panels, p)
+            _pack_grad(&job.g, &block, group * job.M + m0 + mi,
+                       group * job.M + m0 + _part(m1 - m0, panels, p + 1), gs + mi * pixels)
+        rows = 0
+        for t in range(block.images):
+            for r in range(block.ni):
+                row[rows] = (t * row_slots + r) * col_slots * width
+                rows += 1
+        for a in range(_taps(&job.rows, ap)):
+            lane = a * width_all
+            at = _slot(&job.rows, job.rows.blocks[4 * ap] + a, block.ni) * col_slots
+            for r in range(job.n_runs):
+                first, last = job.runs[2 * r], job.runs[2 * r + 1]
+                b = first
+                while b < last:
+                    # All taps of the run at once, or one tap.
+                    done = 0
+                    here = (last - first) * width if job.merged else c1 - c0
+                    while done < here:
+                        src = xs + (at + _slot(&job.cols, b, block.nj)) * width
+                        src += done if job.merged else done * plane
+                        for p in range(panels):
+                            mi = _part(m1 - m0, panels, p)
+                            t = _part(m1 - m0, panels, p + 1) - mi
+                            _tile(gs + mi * pixels, src, row, rows, block.nj, width,
+                                  tile, 2 * V, t, here - done <= V)
+                            dst = table + mi * table_ld + lane
+                            if here - done <= V:
+                                for m in range(t):
+                                    vstore(dst + m * table_ld,
+                                           vload(dst + m * table_ld) + vload(tile + m * 2 * V))
+                            else:
+                                _add(tile, 2 * V, dst, table_ld, t)
+                        done += 2 * V
+                        lane += 2 * V
+                    b = last if job.merged else b + 1
+
+    # From the table's order (m, a, run, lane) to that of the weight.
+    for m in range(m1 - m0):
+        dst = job.out + ((slab * job.groups + group) * job.M + m0 + m) * job.C * job.ka * job.kb
+        for a in range(_taps(&job.rows, ap)):
+            lane = m * table_ld + a * width_all
+            for r in range(job.n_runs):
+                for b in range(job.runs[2 * r], job.runs[2 * r + 1]):
+                    at = (b - job.runs[2 * r]) * (width if job.merged
+                                                  else _round_up(c1 - c0, 2 * V))
+                    for c in range(c0, c1):
+                        dst[(c * job.ka + job.rows.blocks[4 * ap] + a) * job.kb + b] = (
+                            table[lane + at + c - c0])
+                lane += _lanes(job, r, c1 - c0)
+
+
+cdef inline Py_ssize_t _cut(Py_ssize_t n, Py_ssize_t parts, Py_ssize_t number) noexcept nogil:
+    """As `_part`, in whole pairs of vectors."""
+    return min(_part(_ceil(n, 2 * V), parts, number) * 2 * V, n)
+
+
+def conv_weight_grad(
+    cnp.ndarray x not None,         # IN   (N, groups * C, H, W), of T (pairs of T), any strides
+    cnp.ndarray g not None,         # IN   (N, groups * M, oh, ow), likewise
+    cnp.ndarray out not None,       # OUT  (slabs, groups, M, C, kh, kw), of T, C-contiguous
+    rows,                           # see conv; a row block per part, one column block,
+    cols,            # its taps in ascending slots
+    cnp.ndarray runs not None,      # IN   (n, 2) intp: columns of taps from, to, neighbours
+    bint merged,                    # … that share vectors
+    tile,                           # images, rows and columns of a block of pixels
+    Py_ssize_t m_parts, Py_ssize_t c_parts,
+    int bound0, int bound1,
+    int workers,
+):
+    """out[s] = gradient to the weight from slab s of the pixels; b in the order of cols' taps."""
+    cdef GradJob job
+    cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T), channels, ms, plane, lanes = 0
+    cdef int comps = cnp.PyArray_ITEMSIZE(x) // size
+    cdef double macs
+    cdef T *scratch
+    cdef void *base
+    job.x = _image(x, comps, bound0, bound1)
+    job.g = _image(g, comps, FILL, FILL)
+    job.rows = _axis(rows[0], rows[1], rows[2], rows[3])
+    job.cols = _axis(cols[0], cols[1], cols[2], cols[3])
+    job.runs = <const cnp.intp_t *> cnp.PyArray_DATA(runs)
+    job.n_runs = runs.shape[0]
+    job.merged = merged
+    job.out = <T *> cnp.PyArray_DATA(out)
+    job.slabs, job.groups, job.M, job.C = out.shape[0], out.shape[1], out.shape[2], out.shape[3]
+    job.ka, job.kb = out.shape[4], out.shape[5]
+    job.m_parts, job.c_parts, job.a_parts = m_parts, c_parts, rows[3].shape[0]
+    for n in range(3):
+        job.tile[n] = tile[n]
+        job.tiles[n] = (g.shape[(0, 2, 3)[n]] + job.tile[n] - 1) // job.tile[n]
+    total = job.groups * job.m_parts * job.c_parts * job.a_parts * job.slabs
+    if total == 0:
+        return
+    channels = 0
+    for n in range(job.c_parts):
+        channels = max(channels, _cut(job.C, job.c_parts, n + 1) - _cut(job.C, job.c_parts, n))
+    ms = _ceil(job.M, job.m_parts)
+    for n in range(job.n_runs):
+        lanes += _lanes(&job, n, channels)
+    job.room_x = job.room_table = 0
+    for n in range(job.a_parts):
+        plane = (job.tile[0] * _slots(&job.rows, n, job.tile[1])
+                 * _slots(&job.cols, 0, job.tile[2]))
+        job.room_x = max(job.room_x, plane)
+        job.room_table = max(job.room_table, ms * lanes * _taps(&job.rows, n))
+    job.room_x *= channels if merged else _round_up(channels, 2 * V)
+    job.room_x = _round_up(job.room_x + 2 * V, ALIGN)
+    job.room_table = _round_up(job.room_table, ALIGN)
+    job.room_g = _round_up(ms * job.tile[0] * job.tile[1] * job.tile[2], ALIGN)
+    job.room = (job.room_x + job.room_g + job.room_table + M_MAX * 2 * V
+                + _round_up(job.tile[0] * job.tile[1] * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
+    macs = (<double> job.g.N * job.g.H * job.g.W * job.groups * job.M * job.C * job.ka * job.kb
+            / total)
+    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), workers)
+    base = _allocate(job.room * workers)
+    scratch = _aligned(base)
+    try:
+        with nogil:
+            start = 0
+            while start < total:
+                stop = min(start + step, total)
+                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                                use_threads_if=workers > 1):
+                    _grad_task(&job, t, scratch + threadid() * job.room)
+                if stop < total:
+                    with gil:
+                        PyErr_CheckSignals()
+                start = stop
+    finally:
+        PyMem_RawFree(base)

@@ -1,0 +1,1221 @@
+"""The NCHW face: `conv2d`, `conv_transpose2d` and their gradients, as PyTorch defines them.
+
+Every call goes one way: shapes, types and names are checked and become a plan (`_Plan`), which
+is kept; then the kernels compute one of two sums (`_layer`, `_weight_grad`).  The gradient to
+the input is the first of them again, once for each phase of the stride (`_input_grad`), and a
+transposed convolution is that gradient.  Channels that do not mix, at stride 1, go to the
+single-channel kernels of `correlate2d`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, SupportsIndex, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from fastcorr._boundary import CODES, fold
+from fastcorr._dispatch import conv_kernels, kernels
+from fastcorr._plan import check_method, choose_workers
+from fastcorr.correlate import _asarray, _image_grad, _kernel_grad, _like, _run
+
+Array = npt.NDArray[Any]
+DType = np.dtype[Any]
+Pair = tuple[int, int]
+IntOrPair = SupportsIndex | Sequence[SupportsIndex]
+Padding = str | SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]]
+
+# PyTorch's names of the boundaries -> ours.
+PADDING_MODES = {
+    "zeros": "fill", "reflect": "mirror", "replicate": "nearest", "circular": "wrap",
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- where the taps lie
+
+
+class _Axis(NamedTuple):
+    """One axis of a kernel call: what the kernels' `Axis` says."""
+
+    stride: int
+    taps: Array  # (taps, 2): base, number of the group within the block
+    groups: Array  # (groups, 3): base, first source, slots beyond the number of outputs
+    blocks: Array  # (blocks, 4): taps from, to; groups from, to
+
+
+def _axis(offsets: Sequence[int], stride: int, n: int, size: int, alone: bool = False) -> _Axis:
+    """Groups of the taps at these offsets, in blocks of `size` taps, for about n outputs.
+
+    Taps whose offsets are congruent modulo the stride share a group where that makes fewer
+    slots than a group for each (`alone`: always).
+    """
+    taps: list[Pair] = []
+    groups: list[tuple[int, int, int]] = []
+    blocks: list[tuple[int, int, int, int]] = []
+    for start in range(0, len(offsets), size):
+        part = offsets[start : start + size]
+        members: dict[int, list[int]] = {}
+        for offset in part:
+            members.setdefault(offset % stride, []).append(offset // stride)
+        spans = {r: max(q) - min(q) for r, q in members.items()}
+        first, base = len(groups), 0
+        if alone or len(part) * n < sum(spans.values()) + len(spans) * n:
+            groups += [(0, offset, 0) for offset in part]
+            taps += [(0, number) for number in range(len(part))]
+        else:
+            at = {}
+            for number, (r, q) in enumerate(sorted(members.items())):
+                at[r] = base - min(q), number
+                groups.append((base, min(q) * stride + r, spans[r]))
+                base += spans[r]
+            for offset in part:
+                shift, number = at[offset % stride]
+                taps.append((shift + offset // stride, number))
+        blocks.append((start, start + len(part), first, len(groups)))
+    return _Axis(stride, *(np.array(v, np.intp) for v in (taps, groups, blocks)))
+
+
+def _even(n: int, most: int) -> int:
+    """The size of equal parts of n, each at most so many."""
+    parts = -(-n // most)
+    return -(-n // parts)
+
+
+def _tile(shape: tuple[int, int, int], pixels: int, lanes: int) -> tuple[int, int, int]:
+    """Images, rows and columns of blocks of about so many pixels: whole rows, whole images."""
+    N, H, W = shape
+    if pixels < W:
+        return 1, 1, min(W, -(-_even(W, pixels) // lanes) * lanes)
+    if pixels < H * W:
+        return 1, _even(H, pixels // W), W
+    return _even(N, max(1, round(pixels / (H * W)))), H, W
+
+
+# Taps summed in registers before the sum goes to memory, and pixels whose input is in the
+# scratch at a time: the input of a tile stays in the first-level cache, the weights in the second.
+_DEPTH = 384
+_PIXELS = 384
+# Of the weight gradient: pixels summed in registers; rows and channels of a task's table and
+# lanes of it at most; tasks and partial sums.
+_GRAD_PIXELS = 256
+_GRAD_ROWS = 128
+_GRAD_CHANNELS = 128
+_TABLE = 1 << 16
+_TASKS = 16
+_PARTIAL = 1 << 19
+_MACS_PER_SLAB = 1 << 20
+# A thread must save more than it costs to wake: about 60 us of work.
+_MACS_PER_WORKER = 1 << 22
+
+
+class _Sum(NamedTuple):
+    """How `conv` goes through its taps and outputs."""
+
+    rows: _Axis
+    cols: _Axis
+    chunks: Array
+    tile: tuple[int, int, int]
+    in_place: bool
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum(
+    lanes: int,
+    channels: int,
+    source: Pair,
+    shape: tuple[int, int, int],
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+    readable: bool,
+) -> _Sum:
+    in_place = readable and all(
+        min(taps) >= 0 and max(taps) + (n - 1) * s < size
+        for taps, n, s, size in zip((rows, cols), shape[1:], stride, source, strict=True)
+    )
+    in_place = in_place and (stride[1] == 1 or shape[2] == 1)
+    tile = _tile(shape, _PIXELS, 2 * lanes)
+    if len(rows) * len(cols) <= _DEPTH:
+        together = _even(channels, max(1, _DEPTH // (len(rows) * len(cols))))
+        size = len(rows), len(cols)
+    else:
+        together = 1
+        across = _even(len(cols), _DEPTH)
+        size = _even(len(rows), max(1, _DEPTH // across)), across
+    axes = [
+        _axis(taps, s, n, part, in_place)
+        for taps, s, n, part in zip((rows, cols), stride, tile[1:], size, strict=True)
+    ]
+    chunks = [
+        (c, min(c + together, channels), a, b)
+        for c in range(0, channels, together)
+        for a in range(len(axes[0].blocks))
+        for b in range(len(axes[1].blocks))
+    ]
+    return _Sum(axes[0], axes[1], np.array(chunks, np.intp), tile, in_place)
+
+
+class _Product(NamedTuple):
+    """How `conv_weight_grad` goes through its taps and pixels."""
+
+    rows: _Axis
+    cols: _Axis
+    order: Array  # of the columns of taps
+    runs: Array
+    merged: bool
+    tile: tuple[int, int, int]
+    m_parts: int
+    c_parts: int
+    slabs: int
+
+
+@functools.lru_cache(maxsize=1024)
+def _product(
+    lanes: int,
+    size: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+) -> _Product:
+    groups, M, C = size
+    tile = _tile(shape, _GRAD_PIXELS, 1)
+    order = sorted(range(len(cols)), key=lambda b: (cols[b] % stride[1], cols[b]))
+    across = _axis([cols[b] for b in order], stride[1], tile[2], len(cols))
+    # Taps whose slots are neighbours make a run; their vectors may overlap.
+    slots = across.taps[:, 0] + across.taps[:, 1] * tile[2]
+    ends = [*(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(cols)]
+    runs = list(zip([0, *ends[:-1]], ends, strict=True))
+    m, c = min(M, _GRAD_ROWS), min(C, _GRAD_CHANNELS)
+    taps = len(rows) * len(cols)
+    while m * c * taps > _TABLE and max(m, c) > 16:
+        if m > c:
+            m = -(-m // 2)
+        else:
+            c = -(-c // 2)
+    together = _even(len(rows), max(1, _TABLE // (m * c * len(cols))))
+    m_parts = -(-M // m)
+    # Channels are cut at multiples of two vectors.
+    c_parts = -(-C // (-(-c // (2 * lanes)) * 2 * lanes))
+    width = min(C, c)
+    apart = sum(stop - start for start, stop in runs) * -(-width // lanes)
+    shared = sum(-(-(stop - start) * width // lanes) for start, stop in runs)
+    merged = c_parts == 1 and shared < apart
+    if not merged:
+        runs = [(b, b + 1) for b in range(len(cols))]
+    down = _axis(rows, stride[0], tile[1], together)
+    blocks = math.prod(-(-n // t) for n, t in zip(shape, tile, strict=True))
+    tasks = groups * m_parts * c_parts * len(down.blocks)
+    macs = math.prod(shape) * math.prod(size) * taps
+    weights = math.prod(size) * taps
+    slabs = max(
+        1,
+        min(-(-_TASKS // tasks), blocks // 2, _PARTIAL // weights, macs // _MACS_PER_SLAB),
+    )
+    return _Product(
+        down,
+        across,
+        np.array(order, np.intp),
+        np.array(runs, np.intp).reshape(-1, 2),
+        merged,
+        tile,
+        m_parts,
+        c_parts,
+        slabs,
+    )
+
+
+# ---------------------------------------------------------------- calling the kernels
+
+
+def _embed(w: Array) -> Array:
+    """Complex weights (G, M, C, a, b) as real ones between pairs of channels."""
+    if w.dtype.kind != "c":
+        return w
+    G, M, C, a, b = w.shape
+    real = np.empty((G, M, 2, C, 2, a, b), w.real.dtype)
+    real[:, :, 0, :, 0] = real[:, :, 1, :, 1] = w.real
+    real[:, :, 1, :, 0] = w.imag
+    real[:, :, 0, :, 1] = -w.imag
+    return real.reshape(G, 2 * M, 2 * C, a, b)
+
+
+def _layer(
+    x: Array,
+    w: Array,
+    y: Array,
+    bias: Array | None,
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+    codes: Pair,
+    workers: int,
+) -> None:
+    """y[n, m, i, j] = bias[m] + sum of X[n, c, i*s0 + rows[a], j*s1 + cols[b]] * w[g, m, c, a, b].
+
+    x, w, y and bias are of one type; w is (groups, M, C, kh, kw).
+    """
+    if y.size == 0:
+        return
+    if w.size == 0:
+        y[...] = 0 if bias is None else bias[:, None, None]
+        return
+    module = conv_kernels(x.dtype)
+    x = _readable(x)
+    if (
+        (len(rows), len(cols), rows[0], cols[0], *stride) == (1, 1, 0, 0, 1, 1)
+        and x.shape[2:] == y.shape[2:]
+        and all(a.strides[2] == a.shape[3] * a.strides[3] for a in (x, y))
+    ):
+        # Nothing but channels is mixed: an image is one long row.
+        x, y = (a.reshape(*a.shape[:2], 1, -1) for a in (x, y))
+    w = _embed(w)
+    itemsize = x.dtype.itemsize
+    readable = x.dtype.kind != "c" and x.strides[3] == itemsize and min(x.strides) >= 0
+    shape = (y.shape[0], y.shape[2], y.shape[3])
+    plan = _sum(
+        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, readable
+    )
+    module.conv(
+        x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
+        plan.chunks, plan.tile, *codes, plan.in_place, workers,
+    )  # fmt: skip
+
+
+def _weight_grad(
+    x: Array,
+    g: Array,
+    groups: int,
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+    codes: Pair,
+    workers: int,
+) -> Array:
+    """dw[g, m, c, a, b] = sum of conj(X[n, c, i*s0 + rows[a], j*s1 + cols[b]]) * g[n, m, i, j]."""
+    pairs = 2 if x.dtype.kind == "c" else 1
+    M, C = (a.shape[1] // groups for a in (g, x))
+    size = (groups, M * pairs, C * pairs)
+    if 0 in (*g.shape, *size, len(rows), len(cols)):
+        return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
+    module = conv_kernels(x.dtype)
+    x, g = _readable(x), _readable(g)
+    shape = (g.shape[0], g.shape[2], g.shape[3])
+    plan = _product(module.LANES, size, shape, rows, cols, stride)
+    partial = np.empty((plan.slabs, *size, len(rows), len(cols)), x.real.dtype)
+    module.conv_weight_grad(
+        x, g, partial, plan.rows, plan.cols, plan.runs, plan.merged, plan.tile,
+        plan.m_parts, plan.c_parts, *codes, workers,
+    )  # fmt: skip
+    dw: Array = partial[0] if plan.slabs == 1 else partial.sum(axis=0)
+    if pairs == 2:
+        real = dw.reshape(groups, M, 2, C, 2, len(rows), len(cols))
+        dw = np.empty((groups, M, C, len(rows), len(cols)), x.dtype)
+        np.add(real[:, :, 0, :, 0], real[:, :, 1, :, 1], out=dw.real)
+        np.subtract(real[:, :, 1, :, 0], real[:, :, 0, :, 1], out=dw.imag)
+    if (plan.order[:-1] > plan.order[1:]).any():
+        ordered = np.empty_like(dw)
+        ordered[..., plan.order] = dw
+        return ordered
+    return dw
+
+
+def _readable(a: Array) -> Array:
+    """The array itself, or a copy whose strides count whole lanes."""
+    lane = a.real.itemsize
+    plain = a.flags.aligned and a.dtype.isnative and all(s % lane == 0 for s in a.strides)
+    return a if plain else np.array(a, a.dtype.newbyteorder("="), order="C")
+
+
+def _input_grad(
+    g: Array,
+    w: Array,
+    dx: Array,
+    corner: Pair,
+    stride: Pair,
+    dilation: Pair,
+    before: Pair,
+    workers: int,
+) -> None:
+    """dx = the rectangle from `corner` on of what the outputs g send back through w.
+
+    That is  dx[n, c, u, v] = sum of g[n, m, i, j] * w[g, m, c, a, b]  over  i * s0 + a * d0 =
+    u + before[0]  and likewise for v; nothing is conjugated.
+    """
+    down, across = (
+        _phases(start, size, k, s, d, p)
+        for start, size, k, s, d, p in zip(
+            corner, dx.shape[2:], w.shape[3:], stride, dilation, before, strict=True
+        )
+    )
+    if len(down) < stride[0] or len(across) < stride[1]:
+        dx[...] = 0
+    back = w.transpose(0, 2, 1, 3, 4)
+    zeros = (CODES["fill"],) * 2
+    for rows, every_a, at_u in down:
+        for cols, every_b, at_v in across:
+            taps = back[..., every_a, every_b]
+            _layer(g, taps, dx[:, :, at_u, at_v], None, rows, cols, (1, 1), zeros, workers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _phases(
+    start: int, size: int, k: int, s: int, d: int, before: int
+) -> list[tuple[tuple[int, ...], slice, slice]]:
+    """The coordinates start … start + size of an axis that meet taps, by phase of the stride.
+
+    For each phase: the offsets into g of the taps that it meets, these taps, its coordinates.
+    """
+    step = s // math.gcd(s, d)  # taps so far apart meet the same phase
+    phases = []
+    for a0 in range(min(k, step)):
+        r = a0 * d % s
+        first = (r - start - before) % s
+        if first < size:
+            q = (start + first + before - r) // s
+            offsets = tuple(q - (a * d - r) // s for a in range(a0, k, step))
+            phases.append((offsets, slice(a0, None, step), slice(first, None, s)))
+    return phases
+
+
+# ---------------------------------------------------------------- what shapes and types decide
+
+
+def _size(value: object, name: str, least: int) -> Pair:
+    """Two integers from one or two of them."""
+    items = value if isinstance(value, (tuple, list)) else (value, value)
+    try:
+        pair = tuple(operator.index(v) for v in items)
+    except TypeError:
+        pair = None
+    if pair is None or any(isinstance(v, (bool, np.bool_)) for v in items):
+        raise TypeError(f"{name} must be an integer or a pair of them, got {value!r}")
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be an integer or a pair of them, got {value!r}")
+    if min(pair) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return pair
+
+
+def _pads(padding: object, x: Pair, k: Pair, stride: Pair, dilation: Pair) -> tuple[Pair, Pair]:
+    """Rows before and after, columns before and after."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return (0, 0), (0, 0)
+        if padding != "same":
+            raise ValueError(f"padding must be integers, 'same' or 'valid', got {padding!r}")
+        # So that ceil(n / s) outputs fit; what is odd goes after, as in PyTorch.
+        total = [
+            max((-(-n // s) - 1) * s + d * (t - 1) + 1 - n, 0)
+            for n, t, s, d in zip(x, k, stride, dilation, strict=True)
+        ]
+        return (total[0] // 2, -(-total[0] // 2)), (total[1] // 2, -(-total[1] // 2))
+    if isinstance(padding, (tuple, list)) and len(padding) == 2:
+        first, second = padding
+        if isinstance(first, (tuple, list)) or isinstance(second, (tuple, list)):
+            return _size(first, "padding", 0), _size(second, "padding", 0)
+    p0, p1 = _size(padding, "padding", 0)
+    return (p0, p0), (p1, p1)
+
+
+def _fit(
+    x: Pair, k: Pair, stride: Pair, pads: tuple[Pair, Pair], dilation: Pair, padding: object
+) -> Pair:
+    """Rows and columns of the result."""
+    rows, cols = (
+        (n + p[0] + p[1] - d * (t - 1) - 1) // s + 1
+        for n, t, s, p, d in zip(x, k, stride, pads, dilation, strict=True)
+    )
+    if min(rows, cols) < 1:
+        raise ValueError(
+            f"the kernel, {k[0]} x {k[1]} with dilation {dilation}, is larger than the image, "
+            f"{x[0]} x {x[1]} with padding={padding!r}"
+        )
+    return rows, cols
+
+
+_DTYPES = {"f": (4, 8), "c": (8, 16)}
+
+
+def _result_dtype(function: str, **dtypes: DType) -> DType:
+    for name, dtype in dtypes.items():
+        if dtype.num >= 24 or dtype.kind not in "biufc":
+            raise TypeError(f"{function} is not available for this type: {name} is {dtype}")
+    dtype = np.result_type(*dtypes.values())
+    if dtype.itemsize not in _DTYPES.get(dtype.kind, ()):
+        told = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(
+            f"{function} computes in float32, float64, complex64 or complex128: {told}, which "
+            f"gives {dtype}"
+        )
+    return dtype
+
+
+class _Plan:
+    """All of a call that does not depend on the arrays' contents: made once, kept.
+
+    Of a transposed convolution, seen as the gradient of a convolution to its input, `x` is the
+    shape of the result and `y` that of the operand.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        x: tuple[int, ...],
+        w: tuple[int, ...],
+        bias: tuple[int, ...] | None,
+        dtypes: tuple[tuple[str, DType], ...],
+        stride: object,
+        padding: object,
+        dilation: object,
+        groups: object,
+        padding_mode: object,
+        output_padding: object,
+    ) -> None:
+        transposed = function.startswith("conv_transpose2d")
+        self.dtype = _result_dtype(function, **dict(dtypes))
+        if len(x) not in (3, 4):
+            raise ValueError(f"x must be (N, C, H, W) or (C, H, W), got shape {x}")
+        if len(w) != 4:
+            names = "(C, O / groups, kh, kw)" if transposed else "(O, C / groups, kh, kw)"
+            raise ValueError(f"weight must be {names}, got shape {w}")
+        self.batched = len(x) == 4
+        N, C, H, W = x if self.batched else (1, *x)
+        self.stride = _size(stride, "stride", 1)
+        self.dilation = _size(dilation, "dilation", 1)
+        try:
+            G = operator.index(groups)  # type: ignore[arg-type]
+        except TypeError:
+            G = 0
+            message = f"groups must be an integer, got {groups!r}"
+            raise TypeError(message) from None
+        if isinstance(groups, (bool, np.bool_)):
+            raise TypeError(f"groups must be an integer, got {groups!r}")
+        if G < 1:
+            raise ValueError(f"groups must be at least 1, got {groups!r}")
+        self.groups = G
+        if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"padding_mode must be one of {tuple(PADDING_MODES)}, got {padding_mode!r}"
+            )
+        bound = PADDING_MODES[padding_mode]
+        self.bounds = (bound, bound)
+        self.codes = CODES[bound], CODES[bound]
+        self.kernel = w[2], w[3]
+        if 0 in w or C == 0:
+            raise ValueError(f"channels and kernel must not be empty: x {x}, weight {w}")
+        if transposed:
+            O = w[1] * G
+            if w[0] != C:
+                raise ValueError(f"weight {w} takes {w[0]} channels, but x {x} has {C}")
+            if C % G:
+                raise ValueError(f"groups={G} must divide the {C} channels of x")
+        else:
+            O = w[0]
+            if w[1] * G != C:
+                raise ValueError(
+                    f"weight {w} with groups={G} takes {w[1] * G} channels, but x {x} has {C}"
+                )
+            if O % G:
+                raise ValueError(f"groups={G} must divide the {O} rows of weight")
+        if bias is not None and bias != (O,):
+            raise ValueError(f"bias must have shape {(O,)}, got {bias}")
+        if transposed:
+            p0, p1 = _size(padding, "padding", 0)
+            self.pads = (p0, p0), (p1, p1)
+            extra = _size(output_padding, "output_padding", 0)
+            for e, s, d in zip(extra, self.stride, self.dilation, strict=True):
+                if e >= max(s, d):
+                    raise ValueError(
+                        "output_padding must be smaller than stride or dilation, got "
+                        f"{output_padding!r} with stride {stride!r} and dilation {dilation!r}"
+                    )
+            rows, cols = (
+                (n - 1) * s - 2 * p[0] + d * (k - 1) + e + 1
+                for n, s, p, d, k, e in zip(
+                    (H, W), self.stride, self.pads, self.dilation, self.kernel, extra, strict=True
+                )
+            )
+            if min(rows, cols) < 1 or 0 in (H, W):
+                raise ValueError(
+                    f"padding={padding!r} leaves nothing of x, {x}: the result would have "
+                    f"{rows} x {cols} pixels"
+                )
+            out = rows, cols
+        else:
+            self.pads = _pads(padding, (H, W), self.kernel, self.stride, self.dilation)
+            out = _fit((H, W), self.kernel, self.stride, self.pads, self.dilation, padding)
+            if bound != "fill" and 0 in (H, W):
+                raise ValueError(f"padding_mode={padding_mode!r} cannot continue an empty x, {x}")
+        self.x, self.y = (N, C, H, W), (N, O, out[0], out[1])
+        self.shape = self.y if self.batched else self.y[1:]
+        if transposed:
+            self.x, self.y = self.y, self.x
+        self.before = self.pads[0][0], self.pads[1][0]
+        self.rows, self.cols = (
+            tuple(t * d - p for t in range(k))
+            for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
+        )
+        # Channels that do not mix are so many correlations.
+        self.single = self.x[1] == self.y[1] == G and self.stride == self.dilation == (1, 1)
+        macs = math.prod(self.y) * math.prod(w[1:]) * (4 if self.dtype.kind == "c" else 1)
+        self.useful_workers = max(1, macs // _MACS_PER_WORKER)
+        self.module, lanes = kernels(self.dtype)
+        self.zero = np.zeros(1, lanes)
+
+    def weight(self, weight: Array) -> Array:
+        """The weight as (groups, O, C, kh, kw) of the convolution, in the type of the result."""
+        G = self.groups
+        w = weight.astype(self.dtype, copy=False)
+        return w.reshape(G, w.shape[0] // G, *w.shape[1:])
+
+    def planes(self, a: Array) -> Array:
+        """Images of one channel without the axes that kernels of one channel need not see."""
+        return a[0, 0] if a.shape[:2] == (1, 1) else a
+
+
+_make_plan = functools.lru_cache(maxsize=1024, typed=True)(_Plan)
+
+
+def _plan(
+    function: str,
+    x: Array,
+    weight: Array,
+    bias: tuple[int, ...] | None,
+    dtypes: tuple[tuple[str, DType], ...],
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: object,
+    padding_mode: object,
+    output_padding: object = None,
+) -> _Plan:
+    arguments = (stride, padding, dilation, groups, padding_mode, output_padding)
+    try:
+        return _make_plan(function, x.shape, weight.shape, bias, dtypes, *arguments)
+    except TypeError:
+        # Lists cannot be kept; a wrong type comes to the same error again.
+        return _Plan(function, x.shape, weight.shape, bias, dtypes, *arguments)
+
+
+def _operand(value: npt.ArrayLike, name: str) -> Array:
+    return value if type(value) is np.ndarray else _asarray(value, name)
+
+
+def _nchw(a: Array, plan: _Plan, dtype: DType) -> Array:
+    """With a batch axis, in the type of the result."""
+    if a.dtype is not dtype:
+        a = a.astype(dtype, copy=False)
+    return a if plan.batched else a[None]
+
+
+def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array, n: int) -> None:
+    if plan.single:
+        k = plan.planes(weight.astype(plan.dtype, "C").reshape(plan.groups, 1, *plan.kernel))
+        k = k if k.ndim == 2 else k[:, 0]
+        offset = -plan.before[0], -plan.before[1]
+        xs, ys = plan.planes(x), plan.planes(y)
+        _run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n)
+        if bias is not None:
+            np.add(y, bias[:, None, None], out=y)
+    else:
+        w = plan.weight(weight)
+        _layer(x, w, y, bias, plan.rows, plan.cols, plan.stride, plan.codes, n)
+
+
+def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
+    """What g sends back through the weight, (N, C, H, W); nothing is conjugated."""
+    if plan.single:
+        k = weight.astype(plan.dtype, copy=False).reshape(plan.groups, *plan.kernel).conj()
+        gs = plan.planes(g)
+        dx = _image_grad(
+            plan.module, gs, k[0] if gs.ndim == 2 else k, plan.x[2:],
+            (-plan.before[0], -plan.before[1]), plan.bounds, plan.zero, n,
+        )  # fmt: skip
+        return dx.reshape(plan.x)
+    w = plan.weight(weight)
+    dx = np.empty(plan.x, plan.dtype)
+
+    def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
+        if out is None:
+            out = np.empty((*plan.x[:2], i1 - i0, j1 - j0), plan.dtype)
+        _input_grad(g, w, out, (i0, j0), plan.stride, plan.dilation, plan.before, n)
+        return out
+
+    if plan.bounds[0] == "fill":
+        part(0, plan.x[2], 0, plan.x[3], dx)
+        return dx
+    dx[...] = 0
+    start = -plan.before[0], -plan.before[1]
+    stop = (
+        plan.rows[-1] + (plan.y[2] - 1) * plan.stride[0] + 1,
+        plan.cols[-1] + (plan.y[3] - 1) * plan.stride[1] + 1,
+    )
+    chunk = _FOLDED // max(1, plan.x[0] * plan.x[1])
+    fold(part, dx, start, stop, plan.bounds, chunk)
+    return dx
+
+
+# Elements beyond the edges of all planes that are computed at a time before they are folded.
+_FOLDED = 1 << 18
+# Elements copied at a time.
+_COPIED = 1 << 17
+
+
+def _out(out: object, shape: tuple[int, ...], dtype: DType, *operands: Array) -> Array | None:
+    """Where the result can be written at once: out, or None if that must come later."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if out.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    lane = out.real.itemsize
+    plain = out.flags.aligned and out.dtype.isnative and all(s % lane == 0 for s in out.strides)
+    return out if plain and not any(np.may_share_memory(out, a) for a in operands) else None
+
+
+def _dtypes(**operands: Array | None) -> tuple[tuple[str, DType], ...]:
+    return tuple((name, a.dtype) for name, a in operands.items() if a is not None)
+
+
+def _needed(needs: object) -> tuple[bool, bool, bool]:
+    names = ("x", "weight", "bias")
+    try:
+        wanted = {needs} if isinstance(needs, str) else set(needs)  # type: ignore[call-overload]
+    except TypeError:
+        raise TypeError(f"needs must be names out of {names}, got {needs!r}") from None
+    if not wanted <= set(names):
+        raise ValueError(f"needs may name 'x', 'weight' and 'bias', got {needs!r}")
+    return "x" in wanted, "weight" in wanted, "bias" in wanted
+
+
+def _bias_grad(g: Array) -> Array:
+    """The sum of the gradients of every channel; of 32-bit numbers in 64 bits."""
+    sums = {"f": np.dtype("f8"), "F": np.dtype("c16")}.get(g.dtype.char, g.dtype)
+    N, C, H, W = g.shape
+    rows = np.empty((N, C), sums)
+    # Some images at a time: the order of a sum must not depend on the layout, so they may have to
+    # be copied.
+    step = max(1, _COPIED // max(1, C * H * W))
+    for n in range(0, N, step):
+        part = np.ascontiguousarray(g[n : n + step])
+        part.reshape(len(part), C, H * W).sum(axis=2, dtype=sums, out=rows[n : n + step])
+    total: Array = rows.sum(axis=0)
+    return total
+
+
+def conv2d(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    padding_mode: str = "zeros",
+    out: Array | None = None,
+    method: str = "auto",
+    workers: SupportsIndex | None = None,
+) -> Array:
+    """Convolution layer: every output channel is a sum of correlations of the input channels.
+
+    What deep learning calls a convolution: kernels are not flipped.  The arguments are those
+    of `torch.nn.functional.conv2d`.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W) or (C, H, W)
+        Images, with or without the batch axis.  Any strides and byte order; never modified.
+    weight : array_like, shape (O, C / groups, kh, kw)
+        The kernels.
+    bias : array_like, shape (O,), optional
+        Added to each output channel.
+    stride : int or pair of int, optional
+        Distance between outputs, in pixels of `x`.  Default 1.
+    padding : int, pair, pair of pairs, 'same' or 'valid', optional
+        Pixels added beyond the edges: a number for all four, ``(rows, columns)``, or
+        ``((top, bottom), (left, right))``.  ``'valid'`` is 0.  ``'same'`` gives ceil(H / stride)
+        rows: it adds ``max((ceil(H / stride) - 1) * stride + dilation * (kh - 1) + 1 - H, 0)``
+        in all, half before and half after, the odd one after; columns likewise.  Default 0.
+    dilation : int or pair of int, optional
+        Distance between the taps of a kernel, in pixels of `x`.  Default 1.
+    groups : int, optional
+        Divides the channels: output group g sees input group g alone.  Default 1.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, optional
+        What the added pixels hold: zeros, ``c b | a b c | b a``, ``a a | a b c | c c`` or
+        ``b c | a b c | a b``.  Any amount may be added.
+    out : ndarray, optional
+        Array for the result, of its shape and dtype.
+    method : {'auto', 'direct'}, optional
+        Algorithm.  Both are the direct sum at present.
+    workers : int, optional
+        Number of threads; negative numbers count back from the CPUs.  Default: see
+        `get_workers`, fewer for small work.  The result's bits do not depend on it.
+
+    Returns
+    -------
+    ndarray, shape (N, O, oh, ow) or (O, oh, ow)
+        ``y[n, o, i, j] = bias[o] + sum over c, a, b of x[n, c, i * stride + a * dilation - top,
+        j * stride + b * dilation - left] * weight[o, c, a, b]``; nothing is conjugated.
+        float32, float64, complex64 or complex128: NumPy's promotion of the operands.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other, the padded image is smaller than the kernel, or an
+        argument is out of range.
+    TypeError
+        If an argument is of the wrong type, or the operands promote to another dtype (integers
+        alone do).
+
+    See Also
+    --------
+    conv2d_backward : its gradients.
+    conv2d_output_shape : its shape.
+    correlate2d : without channels, with SciPy's arguments.
+
+    Notes
+    -----
+    The sum is a product of two matrices, of which the one made of the image's windows is never
+    formed: tiles of it are packed as they are needed [1]_, at most a few hundred kilobytes a
+    thread.  Packed weights take the room of the weights.  Channels that do not mix (``groups``
+    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`.
+
+    A result y has an error of at most about ``eps * K * sum |x| |weight|`` with K the smaller of
+    384 and the number of terms, plus one rounding for every 384 terms.
+
+    References
+    ----------
+    .. [1] K. Goto and R. A. van de Geijn, "Anatomy of high-performance matrix multiplication",
+       ACM Trans. Math. Softw. 34 (3), 2008.  :doi:`10.1145/1356052.1356053`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv2d
+    >>> x = np.arange(18.0).reshape(1, 2, 3, 3)  # one image of two channels
+    >>> weight = np.ones((4, 2, 2, 2))  # four kernels
+    >>> y = conv2d(x, weight, bias=[0, 1, 2, 3])
+    >>> y.shape
+    (1, 4, 2, 2)
+    >>> y[0, 1]
+    array([[53., 61.],
+           [77., 85.]])
+    """
+    a, w = _operand(x, "x"), _operand(weight, "weight")
+    b = None if bias is None else _operand(bias, "bias")
+    if method != "auto":
+        check_method(method)
+    dtypes = _dtypes(x=a, weight=w, bias=b)
+    plan = _plan(
+        "conv2d", a, w, None if b is None else b.shape, dtypes, stride, padding, dilation, groups,
+        padding_mode,
+    )  # fmt: skip
+    n = choose_workers(workers, plan.useful_workers)
+    target = None if out is None else _out(out, plan.shape, plan.dtype, a, w)
+    y = np.empty(plan.shape, plan.dtype) if target is None else target
+    if b is not None:
+        b = b.astype(plan.dtype, "C", copy=False)
+    _forward(plan, _nchw(a, plan, plan.dtype), w, b, y if plan.batched else y[None], n)
+    if out is None:
+        return y
+    if target is None:
+        out[...] = y
+    return out
+
+
+@overload
+def conv2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: IntOrPair = ...,
+    padding: Padding = ...,
+    dilation: IntOrPair = ...,
+    groups: SupportsIndex = ...,
+    *,
+    padding_mode: str = ...,
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array, Array, Array]: ...
+@overload
+def conv2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: IntOrPair = ...,
+    padding: Padding = ...,
+    dilation: IntOrPair = ...,
+    groups: SupportsIndex = ...,
+    *,
+    padding_mode: str = ...,
+    needs: Iterable[str],
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array | None, Array | None, Array | None]: ...
+def conv2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    padding_mode: str = "zeros",
+    needs: Iterable[str] = ("x", "weight", "bias"),
+    workers: SupportsIndex | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv2d`: the vector-Jacobian product.
+
+    Parameters
+    ----------
+    dy : array_like, shape (N, O, oh, ow) or (O, oh, ow)
+        Gradient of some number to the result.
+    x, weight, stride, padding, dilation, groups, padding_mode
+        As they were given to `conv2d`.
+    needs : sequence of {'x', 'weight', 'bias'}, optional
+        The gradients wanted.  Default all.
+    workers : int, optional
+        Number of threads, as for `conv2d`.
+
+    Returns
+    -------
+    dx : ndarray or None
+        Gradient to `x`, in its shape; None if not needed.
+    dweight : ndarray or None
+        Gradient to `weight`, in its shape; None if not needed.
+    dbias : ndarray, shape (O,), or None
+        Gradient to the bias: the sum of `dy` over images, rows and columns; None if not needed.
+        Each gradient has its operand's dtype (`dy`'s for the bias) if that is of floating point,
+        and is real for a real operand.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv2d`; also if `dy` has another shape than the result or is complex where that is
+        real, or if `needs` names something else.
+
+    See Also
+    --------
+    conv2d : the function itself.
+
+    Notes
+    -----
+    The products are the adjoints of ``x -> y`` and ``weight -> y`` for the real inner product
+    ``<u, v> = Re sum conj(u) * v``, as in PyTorch.  The gradient to `x` is `conv_transpose2d`
+    of `dy`, the gradient to `weight` a correlation of `x` with `dy` whose dilation is the
+    stride; both are computed without zeros between the pixels of `dy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv2d_backward
+    >>> x, weight = np.arange(9.0).reshape(1, 3, 3), np.ones((2, 1, 2, 2))
+    >>> dx, dweight, dbias = conv2d_backward(np.ones((2, 2, 2)), x, weight)
+    >>> dweight[0, 0]
+    array([[ 8., 12.],
+           [20., 24.]])
+    >>> dbias
+    array([4., 4.])
+    """
+    g, a, w = _operand(dy, "dy"), _operand(x, "x"), _operand(weight, "weight")
+    plan = _plan(
+        "conv2d_backward", a, w, None, _dtypes(x=a, weight=w, dy=g), stride, padding, dilation,
+        groups, padding_mode,
+    )  # fmt: skip
+    _check_grad(g, plan, a, w)
+    need_x, need_w, need_b = _needed(needs)
+    n = choose_workers(workers, plan.useful_workers)
+    g4 = _nchw(g, plan, plan.dtype)
+    dx = dw = db = None
+    if need_x:
+        dx = _to_input(plan, g4, _conj(w), n)
+        dx = _like(dx if plan.batched else dx[0], a.dtype)
+    if need_w:
+        x4 = _nchw(a, plan, plan.dtype)
+        dw = _like(_to_weight(plan, x4, g4, n).reshape(w.shape), w.dtype)
+    if need_b:
+        db = _like(_bias_grad(g4), g.dtype)
+    return dx, dw, db
+
+
+def _conj(w: Array) -> Array:
+    return np.conjugate(w) if w.dtype.kind == "c" else w
+
+
+def _check_grad(g: Array, plan: _Plan, x: Array, w: Array) -> None:
+    if g.shape != plan.shape:
+        raise ValueError(f"dy must have the shape of the result, {plan.shape}, got {g.shape}")
+    if g.dtype.kind == "c" and "c" not in (x.dtype.kind, w.dtype.kind):
+        raise TypeError(f"dy is complex ({g.dtype}), but the result that it belongs to is real")
+
+
+def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
+    """Gradient to the weight, (groups, O, C, kh, kw)."""
+    if plan.single:
+        xs, gs = plan.planes(x), plan.planes(g)
+        offset = -plan.before[0], -plan.before[1]
+        dw = _kernel_grad(plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n)
+        return dw if dw.ndim == 2 else dw.sum(axis=0, dtype=dw.dtype)
+    return _weight_grad(x, g, plan.groups, plan.rows, plan.cols, plan.stride, plan.codes, n)
+
+
+def conv_transpose2d(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    output_padding: IntOrPair = 0,
+    groups: SupportsIndex = 1,
+    dilation: IntOrPair = 1,
+    *,
+    workers: SupportsIndex | None = None,
+) -> Array:
+    """Transposed convolution: what `conv2d` with this weight sends back to its input.
+
+    The arguments are those of `torch.nn.functional.conv_transpose2d`.  Every pixel of `x` adds
+    a kernel to the result, `stride` pixels from its neighbour's.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W) or (C, H, W)
+        Images, with or without the batch axis.
+    weight : array_like, shape (C, O / groups, kh, kw)
+        The kernels.
+    bias : array_like, shape (O,), optional
+        Added to each output channel.
+    stride : int or pair of int, optional
+        Distance between the kernels in the result.  Default 1.
+    padding : int or pair of int, optional
+        Rows and columns cut off the result at each edge.  Default 0.
+    output_padding : int or pair of int, optional
+        Rows and columns added below and to the right; smaller than stride or dilation: among
+        the sizes that `conv2d` makes equal, it chooses one.  Default 0.
+    groups : int, optional
+        Divides the channels, as for `conv2d`.  Default 1.
+    dilation : int or pair of int, optional
+        Distance between the taps of a kernel.  Default 1.
+    workers : int, optional
+        Number of threads, as for `conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (N, O, oh, ow) or (O, oh, ow)
+        With ``oh = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1``;
+        in the promoted dtype.  Nothing is conjugated.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv2d`.
+
+    See Also
+    --------
+    conv_transpose2d_backward : its gradients.
+    conv2d_backward : the adjoint of `conv2d`, the same but for complex weights.
+
+    Notes
+    -----
+    Each of the ``stride**2`` phases of the result is a convolution of its own at stride 1, with
+    the taps that meet it [1]_.
+
+    References
+    ----------
+    .. [1] W. Shi et al., "Is the deconvolution layer the same as a convolutional layer?", 2016.
+       :arxiv:`1609.07009`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv_transpose2d
+    >>> x = np.array([[[1.0, 2.0]]])
+    >>> conv_transpose2d(x, np.ones((1, 1, 2, 2)), stride=2)
+    array([[[1., 1., 2., 2.],
+            [1., 1., 2., 2.]]])
+    """
+    a, w = _operand(x, "x"), _operand(weight, "weight")
+    b = None if bias is None else _operand(bias, "bias")
+    plan = _plan(
+        "conv_transpose2d", a, w, None if b is None else b.shape, _dtypes(x=a, weight=w, bias=b),
+        stride, padding, dilation, groups, "zeros", output_padding,
+    )  # fmt: skip
+    n = choose_workers(workers, plan.useful_workers)
+    y = _to_input(plan, _nchw(a, plan, plan.dtype), w, n)
+    if b is not None:
+        np.add(y, b.astype(plan.dtype, copy=False)[:, None, None], out=y)
+    return y if plan.batched else y[0]
+
+
+@overload
+def conv_transpose2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    output_padding: IntOrPair = ...,
+    groups: SupportsIndex = ...,
+    dilation: IntOrPair = ...,
+    *,
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array, Array, Array]: ...
+@overload
+def conv_transpose2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: IntOrPair = ...,
+    padding: IntOrPair = ...,
+    output_padding: IntOrPair = ...,
+    groups: SupportsIndex = ...,
+    dilation: IntOrPair = ...,
+    *,
+    needs: Iterable[str],
+    workers: SupportsIndex | None = ...,
+) -> tuple[Array | None, Array | None, Array | None]: ...
+def conv_transpose2d_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    output_padding: IntOrPair = 0,
+    groups: SupportsIndex = 1,
+    dilation: IntOrPair = 1,
+    *,
+    needs: Iterable[str] = ("x", "weight", "bias"),
+    workers: SupportsIndex | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv_transpose2d`: the vector-Jacobian product.
+
+    Parameters
+    ----------
+    dy : array_like, shape (N, O, oh, ow) or (O, oh, ow)
+        Gradient of some number to the result.
+    x, weight, stride, padding, output_padding, groups, dilation
+        As they were given to `conv_transpose2d`.
+    needs : sequence of {'x', 'weight', 'bias'}, optional
+        The gradients wanted.  Default all.
+    workers : int, optional
+        Number of threads, as for `conv2d`.
+
+    Returns
+    -------
+    dx : ndarray or None
+        Gradient to `x`: `conv2d` of `dy`; None if not needed.
+    dweight : ndarray or None
+        Gradient to `weight`; None if not needed.
+    dbias : ndarray, shape (O,), or None
+        Gradient to the bias; None if not needed.  Dtypes are chosen as by `conv2d_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv_transpose2d`; also if `dy` has another shape than the result or is complex
+        where that is real, or if `needs` names something else.
+
+    See Also
+    --------
+    conv_transpose2d : the function itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv_transpose2d_backward
+    >>> x = np.array([[[1.0, 2.0]]])
+    >>> dx, dweight, dbias = conv_transpose2d_backward(
+    ...     np.ones((1, 2, 4)), x, np.ones((1, 1, 2, 2)), stride=2)
+    >>> dx
+    array([[[4., 4.]]])
+    """
+    g, a, w = _operand(dy, "dy"), _operand(x, "x"), _operand(weight, "weight")
+    plan = _plan(
+        "conv_transpose2d_backward", a, w, None, _dtypes(x=a, weight=w, dy=g), stride, padding,
+        dilation, groups, "zeros", output_padding,
+    )  # fmt: skip
+    _check_grad(g, plan, a, w)
+    need_x, need_w, need_b = _needed(needs)
+    n = choose_workers(workers, plan.useful_workers)
+    g4 = _nchw(g, plan, plan.dtype)
+    dx = dw = db = None
+    if need_x:
+        dx = np.empty(plan.y, plan.dtype)
+        _forward(plan, g4, _conj(w), None, dx, n)
+        dx = _like(dx if plan.batched else dx[0], a.dtype)
+    if need_w:
+        # The roles of x and dy are exchanged, so the other one would be conjugated.
+        dw = _conj(_to_weight(plan, g4, _nchw(a, plan, plan.dtype), n)).reshape(w.shape)
+        dw = _like(dw, w.dtype)
+    if need_b:
+        db = _like(_bias_grad(g4), g.dtype)
+    return dx, dw, db
+
+
+def conv2d_output_shape(
+    input_shape: Sequence[SupportsIndex],
+    out_channels: SupportsIndex,
+    kernel_size: IntOrPair,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+) -> tuple[int, ...]:
+    """Shape of the result of `conv2d`.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        Shape of `x`: (N, C, H, W) or (C, H, W).
+    out_channels : int
+        Output channels O.
+    kernel_size : int or pair of int
+        Rows and columns of the kernels.
+    stride, padding, dilation
+        As for `conv2d`.
+
+    Returns
+    -------
+    tuple of int
+        (N, O, oh, ow) or (O, oh, ow), with
+        ``oh = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv2d`.
+
+    See Also
+    --------
+    conv2d : the function itself.
+    receptive_field : what an output sees.
+
+    Examples
+    --------
+    >>> from fastcorr import conv2d_output_shape
+    >>> conv2d_output_shape((8, 3, 224, 224), 64, 7, stride=2, padding=3)
+    (8, 64, 112, 112)
+    """
+    try:
+        shape = tuple(operator.index(n) for n in input_shape)
+    except TypeError:
+        raise TypeError(f"input_shape must be a tuple of integers, got {input_shape!r}") from None
+    if len(shape) not in (3, 4) or min(shape) < 0:
+        raise ValueError(f"input_shape must be (N, C, H, W) or (C, H, W), got {input_shape!r}")
+    try:
+        channels = operator.index(out_channels)
+    except TypeError:
+        raise TypeError(f"out_channels must be an integer, got {out_channels!r}") from None
+    if channels < 1:
+        raise ValueError(f"out_channels must be at least 1, got {out_channels!r}")
+    k = _size(kernel_size, "kernel_size", 1)
+    s, d = _size(stride, "stride", 1), _size(dilation, "dilation", 1)
+    pads = _pads(padding, (shape[-2], shape[-1]), k, s, d)
+    out = _fit((shape[-2], shape[-1]), k, s, pads, d, padding)
+    return (*shape[:-3], channels, *out)
