@@ -79,6 +79,12 @@ def _axis(offsets: Sequence[int], stride: int, n: int, size: int, alone: bool = 
     return _Axis(stride, *(np.array(v, np.intp) for v in (taps, groups, blocks)))
 
 
+def _slots(axis: _Axis, n: int) -> int:
+    """Slots of the first block of taps, for n outputs."""
+    first, last = axis.blocks[0, 2:]
+    return int(axis.groups[last - 1, 0] + axis.groups[last - 1, 2] + (last - first) * n)
+
+
 def _even(n: int, most: int) -> int:
     """The size of equal parts of n, each at most so many."""
     parts = -(-n // most)
@@ -95,10 +101,14 @@ def _tile(shape: tuple[int, int, int], pixels: int, lanes: int) -> tuple[int, in
     return _even(N, max(1, round(pixels / (H * W)))), H, W
 
 
-# Taps summed in registers before the sum goes to memory, and pixels whose input is in the
-# scratch at a time: the input of a tile stays in the first-level cache, the weights in the second.
+# Taps summed in registers before the sum goes to memory: the input of a register tile stays in
+# the first-level cache, the weights in the second.  Pixels whose input is in the scratch at a
+# time: more when that leaves so many blocks.
 _DEPTH = 384
 _PIXELS = 384
+_MOST_PIXELS = 1536
+_BLOCKS = 16
+_SCRATCH = 1 << 17
 # Of the weight gradient: pixels summed in registers; rows and channels of a task's table and
 # lanes of it at most; tasks and partial sums.
 _GRAD_PIXELS = 256
@@ -138,7 +148,6 @@ def _sum(
         for taps, n, s, size in zip((rows, cols), shape[1:], stride, source, strict=True)
     )
     in_place = in_place and (stride[1] == 1 or shape[2] == 1)
-    tile = _tile(shape, _PIXELS, 2 * lanes)
     if len(rows) * len(cols) <= _DEPTH:
         together = _even(channels, max(1, _DEPTH // (len(rows) * len(cols))))
         size = len(rows), len(cols)
@@ -146,10 +155,14 @@ def _sum(
         together = 1
         across = _even(len(cols), _DEPTH)
         size = _even(len(rows), max(1, _DEPTH // across)), across
-    axes = [
-        _axis(taps, s, n, part, in_place)
-        for taps, s, n, part in zip((rows, cols), stride, tile[1:], size, strict=True)
-    ]
+    for pixels in (min(_MOST_PIXELS, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
+        tile = _tile(shape, pixels, 2 * lanes)
+        axes = [
+            _axis(taps, s, n, part, in_place)
+            for taps, s, n, part in zip((rows, cols), stride, tile[1:], size, strict=True)
+        ]
+        if tile[0] * together * _slots(axes[0], tile[1]) * _slots(axes[1], tile[2]) <= _SCRATCH:
+            break
     chunks = [
         (c, min(c + together, channels), a, b)
         for c in range(0, channels, together)
@@ -198,6 +211,10 @@ def _product(
         else:
             c = -(-c // 2)
     together = _even(len(rows), max(1, _TABLE // (m * c * len(cols))))
+    down = _axis(rows, stride[0], tile[1], together)
+    plane = tile[0] * _slots(down, tile[1]) * _slots(across, tile[2])
+    while c * plane > _SCRATCH and c > 2 * lanes:
+        c = -(-c // 2)
     m_parts = -(-M // m)
     # Channels are cut at multiples of two vectors.
     c_parts = -(-C // (-(-c // (2 * lanes)) * 2 * lanes))
@@ -207,7 +224,6 @@ def _product(
     merged = c_parts == 1 and shared < apart
     if not merged:
         runs = [(b, b + 1) for b in range(len(cols))]
-    down = _axis(rows, stride[0], tile[1], together)
     blocks = math.prod(-(-n // t) for n, t in zip(shape, tile, strict=True))
     tasks = groups * m_parts * c_parts * len(down.blocks)
     macs = math.prod(shape) * math.prod(size) * taps
@@ -630,13 +646,21 @@ def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array,
 def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
     """What g sends back through the weight, (N, C, H, W); nothing is conjugated."""
     if plan.single:
-        k = weight.astype(plan.dtype, copy=False).reshape(plan.groups, *plan.kernel).conj()
         gs = plan.planes(g)
-        dx = _image_grad(
-            plan.module, gs, k[0] if gs.ndim == 2 else k, plan.x[2:],
-            (-plan.before[0], -plan.before[1]), plan.bounds, plan.zero, n,
-        )  # fmt: skip
-        return dx.reshape(plan.x)
+        k = weight.astype(plan.dtype, copy=False)
+        k = k[0, 0] if gs.ndim == 2 else k[:, 0]
+        corner = -plan.before[0], -plan.before[1]
+        if plan.bounds[0] != "fill" or plan.y[2] < plan.kernel[0] or plan.y[3] < plan.kernel[1]:
+            dx = _image_grad(
+                plan.module, gs, np.conjugate(k), plan.x[2:], corner, plan.bounds, plan.zero, n
+            )
+            return dx.reshape(plan.x)
+        # The same without what that does for boundaries and large kernels.
+        dx = np.empty(plan.x, plan.dtype)
+        corner = plan.before[0] - plan.kernel[0] + 1, plan.before[1] - plan.kernel[1] + 1
+        taps = np.ascontiguousarray(k[..., ::-1, ::-1])
+        _run(plan.module, gs, taps, plan.planes(dx), corner, plan.codes, plan.zero, n)
+        return dx
     w = plan.weight(weight)
     dx = np.empty(plan.x, plan.dtype)
 

@@ -351,7 +351,7 @@ class Module:
             dy = _cast(dy, self._dtype, "dy")
         kept = self._kept
         self._kept = self._shape = None
-        return self._backward(dy, kept, needs_input_grad)
+        return self._backward(dy, kept, bool(needs_input_grad))
 
     def _members(self) -> Iterable[tuple[str, object]]:
         return vars(self).items()
@@ -644,11 +644,11 @@ class _Conv(Module):
 
     def _start(self, first: int, second: int, bias: bool, dtype: npt.DTypeLike, rng: Rng) -> None:
         """Draw the weight, of that many planes in its first two dimensions, and the bias."""
-        real_dtype, generator = _dtype(dtype), np.random.default_rng(rng)
+        kind, generator = _dtype(dtype), np.random.default_rng(rng)
         shape = (first, second, *self.kernel_size)
         fan_in = math.prod(shape[1:])
-        self.weight = _uniform(shape, fan_in, real_dtype, generator)
-        self.bias = _uniform((self.out_channels,), fan_in, real_dtype, generator) if bias else None
+        self.weight = _uniform(shape, fan_in, kind, generator)
+        self.bias = _uniform((self.out_channels,), fan_in, kind, generator) if bias else None
 
     def _convolve(self, x: Array) -> Array:
         raise NotImplementedError
@@ -973,10 +973,10 @@ class Linear(Module):
     ) -> None:
         self.in_features = fan_in = _integer(in_features, "in_features", 1)
         self.out_features = _integer(out_features, "out_features", 1)
-        real_dtype, generator = _dtype(dtype), np.random.default_rng(rng)
+        kind, generator = _dtype(dtype), np.random.default_rng(rng)
         shape = self.out_features, fan_in
-        self.weight = _uniform(shape, fan_in, real_dtype, generator)
-        self.bias = _uniform(shape[:1], fan_in, real_dtype, generator) if bias else None
+        self.weight = _uniform(shape, fan_in, kind, generator)
+        self.bias = _uniform(shape[:1], fan_in, kind, generator) if bias else None
 
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
