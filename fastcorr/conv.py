@@ -401,6 +401,10 @@ def _phases(
 # ---------------------------------------------------------------- what shapes and types decide
 
 
+# Coordinates are 64-bit numbers, and sums of a few such must be, too.
+_LARGEST = 1 << 60
+
+
 def _size(value: object, name: str, least: int) -> Pair:
     """Two integers from one or two of them."""
     items = value if isinstance(value, (tuple, list)) else (value, value)
@@ -414,6 +418,8 @@ def _size(value: object, name: str, least: int) -> Pair:
         raise ValueError(f"{name} must be an integer or a pair of them, got {value!r}")
     if min(pair) < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    if max(pair) > _LARGEST:
+        raise ValueError(f"{name} must be at most 2**60, got {value!r}")
     return pair
 
 

@@ -303,16 +303,16 @@ cdef void _transpose(
 ) noexcept nogil:
     """dst[t * width + r] = src[r * ld + t * step] for `rows` rows of n.
 
-    Squares that would go beyond an edge are moved back onto their neighbours.
+    Squares that would go beyond an edge are moved back onto their neighbours, but one or two
+    columns that are left over go one by one.
     """
-    cdef Py_ssize_t t, r
+    cdef Py_ssize_t t = 0, r
     if step == -1:
         src -= n - 1
         dst += (n - 1) * width
         step, width = 1, -width
     if step == 1 and rows >= V and n >= V:
-        t = 0
-        while t < n:
+        while n - t >= min(V, 3):
             t = min(t, n - V)
             r = 0
             while r < rows:
@@ -320,10 +320,10 @@ cdef void _transpose(
                 _square(src + r * ld + t, ld, dst + t * width + r, width)
                 r += V
             t += V
-    else:
-        for t in range(n):
-            for r in range(rows):
-                dst[t * width + r] = src[r * ld + t * step]
+    while t < n:
+        for r in range(rows):
+            dst[t * width + r] = src[r * ld + t * step]
+        t += 1
 
 
 # ---------------------------------------------------------------- images and their axes
@@ -602,6 +602,23 @@ cdef struct Run:
     Py_ssize_t n
 
 
+cdef inline void _pack_runs(
+    const T *src, const Py_ssize_t *off, Py_ssize_t depth, const Run *run, const int runs, T *dst,
+) noexcept nogil:
+    """`_pack_pixels` for so many runs: a literal, so that they stay in registers."""
+    cdef Py_ssize_t k
+    cdef int r
+    cdef Run here[4]
+    for r in range(runs):
+        here[r] = run[r]
+    for k in range(depth):
+        for r in range(runs):
+            vstore(dst + here[r].lane, vload(src + off[k] + here[r].src))
+            if here[r].n > V:
+                vstore(dst + here[r].lane + V, vload(src + off[k] + here[r].src + V))
+        dst += 2 * V
+
+
 cdef void _pack_pixels(
     const T *src, const Py_ssize_t *off, Py_ssize_t depth, const Run *run, int runs,
     const T *limit, bint ones, T *dst,
@@ -614,26 +631,18 @@ cdef void _pack_pixels(
     cdef Py_ssize_t k, r, t, W = 2 * V
     cdef const T *p
     cdef T *q
-    if runs == 1 and limit == NULL:
-        src += run[0].src
-        for k in range(depth):
-            p = src + off[k]
-            vstore(dst + k * W, vload(p))
-            vstore(dst + k * W + V, vload(p + V))
-    elif limit == NULL:
-        for k in range(depth):
-            for r in range(runs):
-                p = src + off[k] + run[r].src
-                q = dst + k * W + run[r].lane
-                vstore(q, vload(p))
-                if run[r].n > V:
-                    vstore(q + V, vload(p + V))
+    if limit == NULL and runs == 1:
+        _pack_runs(src, off, depth, run, 1, dst)
+    elif limit == NULL and runs == 2:
+        _pack_runs(src, off, depth, run, 2, dst)
+    elif limit == NULL and runs == 3:
+        _pack_runs(src, off, depth, run, 3, dst)
     else:
         for k in range(depth):
             for r in range(runs):
                 p = src + off[k] + run[r].src
                 q = dst + k * W + run[r].lane
-                if p + W <= limit:
+                if limit == NULL or p + W <= limit:
                     vstore(q, vload(p))
                     vstore(q + V, vload(p + V))
                 else:
