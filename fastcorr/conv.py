@@ -600,7 +600,16 @@ class _Plan:
         return a[0, 0] if a.shape[:2] == (1, 1) else a
 
 
-_make_plan = functools.lru_cache(maxsize=1024, typed=True)(_Plan)
+_make_plan = functools.lru_cache(maxsize=1024)(_Plan)
+
+
+def _plain(value: object) -> bool:
+    """Whether it is a number of Python's, a name, or a tuple of such; True, 1.0 and others are
+    equal to numbers, and so would find their plans."""
+    kind = type(value)
+    if kind is tuple:
+        return all(map(_plain, value))  # type: ignore[arg-type]
+    return kind is int or kind is str or value is None
 
 
 def _plan(
@@ -617,11 +626,8 @@ def _plan(
     output_padding: object = None,
 ) -> _Plan:
     arguments = (stride, padding, dilation, groups, padding_mode, output_padding)
-    try:
-        return _make_plan(function, x.shape, weight.shape, bias, dtypes, *arguments)
-    except TypeError:
-        # Lists cannot be kept; a wrong type comes to the same error again.
-        return _Plan(function, x.shape, weight.shape, bias, dtypes, *arguments)
+    make = _make_plan if _plain(arguments) else _Plan
+    return make(function, x.shape, weight.shape, bias, dtypes, *arguments)
 
 
 def _operand(value: npt.ArrayLike, name: str) -> Array:
@@ -850,7 +856,9 @@ def conv2d(
         padding_mode,
     )  # fmt: skip
     n = choose_workers(workers, plan.useful_workers)
-    target = None if out is None else _out(out, plan.shape, plan.dtype, a, w)
+    target = None
+    if out is not None:
+        target = _out(out, plan.shape, plan.dtype, *(v for v in (a, w, b) if v is not None))
     y = np.empty(plan.shape, plan.dtype) if target is None else target
     if b is not None:
         b = b.astype(plan.dtype, "C", copy=False)
