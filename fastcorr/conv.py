@@ -603,12 +603,12 @@ class _Plan:
 _make_plan = functools.lru_cache(maxsize=1024)(_Plan)
 
 
-def _plain(value: object) -> bool:
+def _plain(value: Any) -> bool:
     """Whether it is a number of Python's, a name, or a tuple of such; True, 1.0 and others are
     equal to numbers, and so would find their plans."""
     kind = type(value)
     if kind is tuple:
-        return all(map(_plain, value))  # type: ignore[arg-type]
+        return all(map(_plain, value))
     return kind is int or kind is str or value is None
 
 
