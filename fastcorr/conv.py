@@ -26,6 +26,7 @@ from fastcorr.correlate import _asarray, _image_grad, _kernel_grad, _like, _run
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
 Pair = tuple[int, int]
+Phase = tuple[tuple[int, ...], slice, slice]
 IntOrPair = SupportsIndex | Sequence[SupportsIndex]
 Padding = str | SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]]
 
@@ -379,9 +380,7 @@ def _input_grad(
 
 
 @functools.lru_cache(maxsize=1024)
-def _phases(
-    start: int, size: int, k: int, s: int, d: int, before: int
-) -> list[tuple[tuple[int, ...], slice, slice]]:
+def _phases(start: int, size: int, k: int, s: int, d: int, before: int) -> list[Phase]:
     """The coordinates start … start + size of an axis that meet taps, by phase of the stride.
 
     For each phase: the offsets into g of the taps that it meets, these taps, its coordinates.
@@ -395,6 +394,16 @@ def _phases(
             q = (start + first + before - r) // s
             offsets = tuple(q - (a * d - r) // s for a in range(a0, k, step))
             phases.append((offsets, slice(a0, None, step), slice(first, None, s)))
+    return phases
+
+
+@functools.lru_cache(maxsize=1024)
+def _tap_phases(k: int, s: int, before: int) -> list[tuple[int, slice, int]]:
+    """The taps of an axis by the phase of x that they meet, and where in it the first begins."""
+    phases = []
+    for a in range(min(k, s)):
+        q, r = divmod(a - before, s)
+        phases.append((r, slice(a, None, s), q))
     return phases
 
 
@@ -582,8 +591,17 @@ class _Plan:
             tuple(t * d - p for t in range(k))
             for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
         )
-        # Channels that do not mix are so many correlations.
-        self.single = self.x[1] == self.y[1] == G and self.stride == self.dilation == (1, 1)
+        # Channels that do not mix are so many correlations; with a stride so are the gradients,
+        # phase by phase.
+        apart = self.x[1] == self.y[1] == G and self.dilation == (1, 1)
+        self.single = apart and self.stride == (1, 1)
+        self.single_back = self.single or (apart and bound == "fill")
+        self.down, self.across = (
+            _phases(0, size, *axis) if self.single_back else []
+            for size, *axis in zip(
+                self.x[2:], self.kernel, self.stride, self.dilation, self.before, strict=True
+            )
+        )
         macs = math.prod(self.y) * math.prod(w[1:]) * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = max(1, macs // _MACS_PER_WORKER)
         self.module, lanes = kernels(self.dtype)
@@ -657,21 +675,27 @@ def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array,
 
 def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
     """What g sends back through the weight, (N, C, H, W); nothing is conjugated."""
-    if plan.single:
+    if plan.single_back:
         gs = plan.planes(g)
         k = weight.astype(plan.dtype, copy=False)
         k = k[0, 0] if gs.ndim == 2 else k[:, 0]
-        corner = -plan.before[0], -plan.before[1]
-        if plan.bounds[0] != "fill" or plan.y[2] < plan.kernel[0] or plan.y[3] < plan.kernel[1]:
+        small = plan.y[2] < plan.kernel[0] or plan.y[3] < plan.kernel[1]
+        if plan.bounds[0] != "fill" or (plan.single and small):
+            corner = -plan.before[0], -plan.before[1]
             dx = _image_grad(
                 plan.module, gs, np.conjugate(k), plan.x[2:], corner, plan.bounds, plan.zero, n
             )
             return dx.reshape(plan.x)
         # The same without what that does for boundaries and large kernels.
         dx = np.empty(plan.x, plan.dtype)
-        corner = plan.before[0] - plan.kernel[0] + 1, plan.before[1] - plan.kernel[1] + 1
-        taps = np.ascontiguousarray(k[..., ::-1, ::-1])
-        _run(plan.module, gs, taps, plan.planes(dx), corner, plan.codes, plan.zero, n)
+        if len(plan.down) < plan.stride[0] or len(plan.across) < plan.stride[1]:
+            dx[...] = 0
+        for rows, every_a, at_u in plan.down:
+            for cols, every_b, at_v in plan.across:
+                taps = np.ascontiguousarray(k[..., every_a, every_b][..., ::-1, ::-1])
+                phase = plan.planes(dx)[..., at_u, at_v]
+                corner = rows[-1], cols[-1]
+                _run(plan.module, gs, taps, phase, corner, plan.codes, plan.zero, n)
         return dx
     w = plan.weight(weight)
     dx = np.empty(plan.x, plan.dtype)
@@ -997,10 +1021,25 @@ def _check_grad(g: Array, plan: _Plan, x: Array, w: Array) -> None:
 
 def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
     """Gradient to the weight, (groups, O, C, kh, kw)."""
-    if plan.single:
+    if plan.single_back:
         xs, gs = plan.planes(x), plan.planes(g)
-        offset = -plan.before[0], -plan.before[1]
-        dw = _kernel_grad(plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n)
+        if plan.single:
+            offset = -plan.before[0], -plan.before[1]
+            dw = _kernel_grad(plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n)
+        else:
+            dw = np.zeros((*gs.shape[:-2], *plan.kernel), plan.dtype)
+            down, across = (
+                _tap_phases(*axis)
+                for axis in zip(plan.kernel, plan.stride, plan.before, strict=True)
+            )
+            for i, every_a, at_a in down:
+                for j, every_b, at_b in across:
+                    part = xs[..., i :: plan.stride[0], j :: plan.stride[1]]
+                    taps = dw[..., every_a, every_b]
+                    taps[...] = _kernel_grad(
+                        plan.module, part, gs, taps.shape[-2:], (at_a, at_b), plan.codes,
+                        plan.zero, n,
+                    )  # fmt: skip
         return dw if dw.ndim == 2 else dw.sum(axis=0, dtype=dw.dtype)
     return _weight_grad(x, g, plan.groups, plan.rows, plan.cols, plan.stride, plan.codes, n)
 

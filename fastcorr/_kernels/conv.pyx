@@ -534,22 +534,18 @@ cdef inline T *_panel(
     return job.packed + (group * job.K + k0) * job.M + m0 * depth
 
 
-cdef void _pack_panel(
-    const Job *job, Py_ssize_t group, Py_ssize_t chunk, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c1,
-    Py_ssize_t panel,
+cdef inline void _pack_panel(
+    const Job *job, Py_ssize_t group, const cnp.intp_t *ch, Py_ssize_t c0, Py_ssize_t c1,
+    Py_ssize_t m0, Py_ssize_t rows, T *dst,
 ) noexcept nogil:
     """For every k of channels [c0, c1) of a chunk the weights of a panel's rows."""
-    cdef const cnp.intp_t *ch = job.chunks + 4 * chunk
-    cdef Py_ssize_t m0 = _part(job.M, job.panels, panel), rows = _part(job.M, job.panels, panel + 1)
     cdef Py_ssize_t nc = c1 - c0, na = _taps(&job.rows, ch[2]), nb = _taps(&job.cols, ch[3]), c, a
-    cdef T *dst
     cdef const T *w = (job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
                        + job.rows.blocks[4 * ch[2]] * job.ws[3]
                        + job.cols.blocks[4 * ch[3]] * job.ws[4])
-    rows -= m0
-    dst = _panel(job, group, k0, m0, _depth(job, chunk)) + (c0 - ch[0]) * na * nb * rows
+    dst += (c0 - ch[0]) * na * nb * rows
     # Axes that lie one behind the other are one.
-    if job.ws[3] == nb * job.ws[4]:
+    if job.ws[3] == nb * job.ws[4] or na == 1:
         nb *= na
         na = 1
         if job.ws[2] == nb * job.ws[4]:
@@ -563,22 +559,31 @@ cdef void _pack_panel(
 
 cdef void _pack_weights(const Job *job, Py_ssize_t number) noexcept nogil:
     """One panel of one group; or, where rows lie closer than channels, one chunk of one group."""
-    cdef Py_ssize_t group, n, c, p, k0 = 0
+    cdef Py_ssize_t group, n, c, p, m0, rows, depth, k0 = 0
     cdef const cnp.intp_t *ch
     if job.by_chunk:
         group = number // job.n_chunks
-        for n in range(number % job.n_chunks):
+        number = number % job.n_chunks
+        for n in range(number):
             k0 += _depth(job, n)
-        ch = job.chunks + 4 * (number % job.n_chunks)
+        ch = job.chunks + 4 * number
+        depth = _depth(job, number)
         for c in range(ch[0], ch[1]):
+            m0 = 0
             for p in range(job.panels):
-                _pack_panel(job, group, number % job.n_chunks, k0, c, c + 1, p)
+                rows = job.M // job.panels + (p < job.M % job.panels)
+                _pack_panel(job, group, ch, c, c + 1, m0, rows, _panel(job, group, k0, m0, depth))
+                m0 += rows
     else:
         group = number // job.panels
+        p = number % job.panels
+        m0 = _part(job.M, job.panels, p)
+        rows = _part(job.M, job.panels, p + 1) - m0
         for n in range(job.n_chunks):
             ch = job.chunks + 4 * n
-            _pack_panel(job, group, n, k0, ch[0], ch[1], number % job.panels)
-            k0 += _depth(job, n)
+            depth = _depth(job, n)
+            _pack_panel(job, group, ch, ch[0], ch[1], m0, rows, _panel(job, group, k0, m0, depth))
+            k0 += depth
 
 
 cdef void _pack_bias(const Job *job) noexcept nogil:
