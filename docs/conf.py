@@ -17,12 +17,13 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
 ]
+templates_path = ["_templates"]
 exclude_patterns = ["_build", "performance_table.md"]
 nitpicky = True
 # Words of numpydoc's type descriptions that are not objects to link to.
 nitpick_ignore_regex = [("py:class", ".*"), ("py:data", ".*")]
 
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True

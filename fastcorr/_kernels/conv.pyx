@@ -32,7 +32,6 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython.parallel cimport prange, threadid
-from libc.string cimport memset
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
@@ -1044,7 +1043,7 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
     """One block of the gradient, summed over one slab of the pixels."""
     cdef Py_ssize_t group, slab, ap, n, r, a, b, c, m, p, t, m0, m1, c0, c1, mi, panels, blocks
     cdef Py_ssize_t rows, row_slots, col_slots, plane, width, width_all, table_ld, lane, at
-    cdef Py_ssize_t first, last, done, here, pixels
+    cdef Py_ssize_t first, last, done, here, pixels, n0
     cdef Block block
     cdef T *xs = scratch
     cdef T *gs = xs + job.room_x
@@ -1071,10 +1070,10 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
     for r in range(job.n_runs):
         width_all += _lanes(job, r, c1 - c0)
     table_ld = width_all * _taps(&job.rows, ap)
-    memset(table, 0, (m1 - m0) * table_ld * sizeof(T))
 
     blocks = job.tiles[0] * job.tiles[1] * job.tiles[2]
-    for n in range(_part(blocks, job.slabs, slab), _part(blocks, job.slabs, slab + 1)):
+    n0 = _part(blocks, job.slabs, slab)
+    for n in range(n0, _part(blocks, job.slabs, slab + 1)):
         block.j0 = n % job.tiles[2] * job.tile[2]
         block.i0 = n // job.tiles[2] % job.tiles[1] * job.tile[1]
         block.n0 = n // (job.tiles[2] * job.tiles[1]) * job.tile[0]
@@ -1116,9 +1115,13 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
                         for p in range(panels):
                             mi = _part(m1 - m0, panels, p)
                             t = _part(m1 - m0, panels, p + 1) - mi
+                            dst = table + mi * table_ld + lane
+                            if n == n0:
+                                _tile(gs + mi * pixels, src, row, rows, block.nj, width,
+                                      dst, table_ld, t, here - done <= V)
+                                continue
                             _tile(gs + mi * pixels, src, row, rows, block.nj, width,
                                   tile, 2 * V, t, here - done <= V)
-                            dst = table + mi * table_ld + lane
                             if here - done <= V:
                                 for m in range(t):
                                     vstore(dst + m * table_ld,
