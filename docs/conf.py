@@ -35,6 +35,9 @@ numpydoc_validation_checks = {
     *("PR07", "PR10", "RT01", "SS01", "SS03", "YD01"),
 }
 
+# Pictures of one page must not be drawn into those of the page before.
+doctest_global_cleanup = "import matplotlib.pyplot; matplotlib.pyplot.close('all')"
+
 html_theme = "pydata_sphinx_theme"
 html_title = "fastcorr"
 html_static_path = ["_static"]

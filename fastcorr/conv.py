@@ -675,6 +675,8 @@ def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array,
 
 def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
     """What g sends back through the weight, (N, C, H, W); nothing is conjugated."""
+    if g.size == 0:
+        return np.zeros(plan.x, plan.dtype)
     if plan.single_back:
         gs = plan.planes(g)
         k = weight.astype(plan.dtype, copy=False)
@@ -765,7 +767,7 @@ def _bias_grad(g: Array) -> Array:
     # be copied.
     step = max(1, _COPIED // max(1, C * H * W))
     for n in range(0, N, step):
-        part = np.ascontiguousarray(g[n : n + step])
+        part = np.require(g[n : n + step], requirements=["C", "A"])
         part.reshape(len(part), C, H * W).sum(axis=2, dtype=sums, out=rows[n : n + step])
     total: Array = rows.sum(axis=0)
     return total

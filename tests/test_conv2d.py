@@ -1167,6 +1167,12 @@ def test_no_images(dtype):
     assert dx.shape == x.shape
     np.testing.assert_array_equal(dweight, np.zeros_like(weight), strict=True)
     np.testing.assert_array_equal(dbias, np.zeros_like(bias), strict=True)
+    for mode in ("reflect", "replicate", "circular"):
+        more = {"padding": (8, 9), "padding_mode": mode}
+        y = conv.conv2d(x, weight, **more)
+        dx, dweight, _ = conv.conv2d_backward(y, x, weight, **more)
+        assert dx.shape == x.shape
+        assert not dweight.any()
     y = conv.conv_transpose2d(np.ones((0, 4, 5, 6), dtype), weight, stride=2)
     assert y.shape == (0, 3, 10, 13)
     dx, dweight, dbias = conv.conv_transpose2d_backward(
@@ -1175,6 +1181,17 @@ def test_no_images(dtype):
     assert dx.shape == (0, 4, 5, 6)
     np.testing.assert_array_equal(dweight, np.zeros_like(weight), strict=True)
     np.testing.assert_array_equal(dbias, np.zeros(3, dtype), strict=True)
+
+
+@pytest.mark.parametrize("dtype", "fdFD")
+def test_bias_gradient_of_unaligned_dy(dtype):
+    """NumPy sums what is not aligned through a buffer, in another order."""
+    dy = np.random.default_rng(0).standard_normal((2, 1, 120, 120)).astype(dtype)
+    x, weight = np.zeros_like(dy), np.zeros((1, 1, 1, 1), dtype)
+    unaligned = np.zeros(dy.nbytes + 1, np.uint8)[1:].view(dtype).reshape(dy.shape)
+    unaligned[...] = dy
+    wanted, got = (conv.conv2d_backward(g, x, weight, needs="bias")[2] for g in (dy, unaligned))
+    assert wanted.tobytes() == got.tobytes()
 
 
 SPECIAL = [
