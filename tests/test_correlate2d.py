@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 import warnings
 from fractions import Fraction
 
@@ -874,3 +876,33 @@ def test_masks_in_a_list_of_rows_are_not_dropped():
 def test_boundaries_of_a_wrong_kind_are_named(boundary):
     with pytest.raises(TypeError, match="boundary must be"):
         fastcorr.correlate2d(np.ones((3, 3)), np.ones((2, 2)), boundary=boundary)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect as on Linux")
+@pytest.mark.parametrize("dtype", "fdFDBil")
+def test_nothing_beyond_the_image_is_read(dtype):
+    """Into every second column of `out`: where the image ends, a page begins that cannot be read."""
+    script = f"""
+import ctypes, mmap
+import numpy as np
+from fastcorr import correlate2d
+
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 2 * page)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc = ctypes.CDLL(None)
+assert libc.mprotect(ctypes.c_void_p(address + page), ctypes.c_size_t(page), 0) == 0
+for W in range(1, 40):
+    image = np.arange(3 * W).reshape(3, W).astype({dtype!r})
+    x = np.ndarray(image.shape, image.dtype, memory, page - image.nbytes)
+    x[...] = image
+    for kernel in (np.ones((2, 1)), np.ones((1, min(W, 3)))):
+        k = kernel.astype({dtype!r})
+        for mode in ("valid", "same", "full"):
+            wanted = correlate2d(image, k, mode)
+            out = np.empty((len(wanted), 2 * wanted.shape[1]), wanted.dtype)[:, ::2]
+            assert (correlate2d(x, k, mode, out=out) == wanted).all()
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "fine", (done.returncode, done.stderr)

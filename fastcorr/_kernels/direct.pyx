@@ -603,7 +603,9 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
         ys = y.s0 // <Py_ssize_t> sizeof(T)
         out = <T *> (y.data + i * y.s0 + j * y.s1)
     else:
-        ys = width = _round_up(width, V)
+        ys = _round_up(width, V)
+        if not r.in_place:      # a scratch has whole vectors; beyond an image nothing is read
+            width = ys
     if r.in_place:
         src = <const T *> (x.data + (job.o0 + i) * x.s0 + (job.o1 + j) * x.s1)
         _block(src, x.s0 // <Py_ssize_t> sizeof(T), k, job.kb * job.comps, job.ka, job.kb,
