@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,6 +80,10 @@ _MAX_FLOAT32_SUM = 256
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Failure(message)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        sys.stdout.flush()  # here, where it is told if that fails
+        super().exit(status, message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -279,6 +284,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # argparse would take the weights -1,1 for an option.
         at = words.index("--kernel")
         words[at : at + 2] = [f"--kernel={words[at + 1]}"]
+    # A stream that is closed, as by `>&-`, is None: what goes there is heard by nobody.
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stdout or nowhere),
+        redirect_stderr(sys.stderr or nowhere),
+    ):
+        return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
     try:
         options = _parser().parse_args(words)
         status = 0
@@ -295,18 +310,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except Failure as error:
-        print(f"fastcorr: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(f"error: {error}")
     except MemoryError:
-        print("fastcorr: error: not enough memory", file=sys.stderr)
-        return 2
+        return _fail("error: not enough memory")
     except KeyboardInterrupt:
-        print("fastcorr: interrupted", file=sys.stderr)
-        return 130
+        return _fail("interrupted", 130)
     except BrokenPipeError:
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return 1
+    except OSError as error:
+        # Of files the name is known; what remains is what was printed.
+        where = repr(error.filename) if error.filename else "standard output"
+        _print_no_more()
+        return _fail(f"error: {where}: {_images.reason(error)}")
+
+
+def _fail(message: str, status: int = 2) -> int:
+    with suppress(OSError):
+        print(f"fastcorr: {message}", file=sys.stderr)
+    return status
+
+
+def _print_no_more() -> None:
+    """Python flushes once more at its end, and would complain."""
+    with suppress(OSError):  # not a file, if main was called by a program
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

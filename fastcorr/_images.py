@@ -11,7 +11,9 @@ import logging
 import os
 import secrets
 import shutil
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +53,8 @@ def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
     while error.__cause__:  # ImageIO wraps what Pillow says
         error = error.__cause__
+    if isinstance(error, (struct.error, zlib.error, EOFError, IndexError)):
+        return "the file is damaged or cut short"  # they speak of the decoder's own buffers
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 

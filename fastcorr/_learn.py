@@ -60,7 +60,7 @@ def run(options: Namespace) -> int:
 
     k, bias = learner.kernel, learner.bias
     error = _error(x, t, k, bias)
-    start = math.sqrt(np.square(t).mean())  # that of the kernel of zeros, the first one
+    start = _rms(t)  # that of the kernel of zeros, the first one
     if options.lr is not None and not error <= start:
         raise Failure(
             f"--lr {options.lr:g} is too large: the error grew from {start:.4g} to {error:.4g} in "
@@ -84,7 +84,7 @@ def run(options: Namespace) -> int:
         print(_table(k))
     if options.bias:
         print(f"bias: {bias:.6g}")
-    spread = t.std()
+    spread = 0.0 if np.ptp(t) == 0 else _rms(t - t.mean())
     part = f", {100 * error / spread:.3g} % of TARGET's spread ({spread:.4g})" if spread else ""
     print(f"error left: {error:.3g} grey levels RMS{part}")
     print(f"wrote {files[0]} and {files[1]}")
@@ -178,12 +178,22 @@ def _spread(last: int, count: int) -> list[int]:
 
 def _error(x: Array, t: Array, k: Array, bias: float) -> float:
     """RMS of what is left, over all of the pictures."""
-    total = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        for plane, wanted in zip(x, t, strict=True):
-            left = conv2d(plane[np.newaxis], k[np.newaxis, np.newaxis])[0] + bias - wanted
-            total += float(np.square(left).sum())
-    return math.sqrt(total / t.size)
+        parts = [
+            _rms(conv2d(plane[np.newaxis], k[np.newaxis, np.newaxis])[0] + bias - wanted)
+            for plane, wanted in zip(x, t, strict=True)
+        ]
+    return math.hypot(*parts) / math.sqrt(len(parts))
+
+
+def _rms(x: Array) -> float:
+    """Root mean square, also of numbers whose squares are too small or too large."""
+    top = _largest(x)
+    return top * math.sqrt(np.square(x / top).mean()) if 0 < top < math.inf else top
+
+
+def _largest(x: Array) -> float:
+    return float(np.abs(x).max())
 
 
 # ---------------------------------------------------------------- learning
@@ -192,7 +202,7 @@ def _error(x: Array, t: Array, k: Array, bias: float) -> float:
 class _Learner:
     """A layer that learns, on pictures scaled such that one step length suits all.
 
-    It learns to make  t / t_scale  of  x / x_scale,  with a bias each less its mean; `kernel`
+    It learns to make of x / scale what t / t_scale is, with a bias each less its mean; `kernel`
     and `bias` are those for x and t.
     """
 
@@ -203,21 +213,25 @@ class _Learner:
         self.layer = nn.Conv2d(1, 1, size, bias=bias, dtype="float64", rng=0)
         for parameter in self.layer.parameters():
             parameter.data[...] = 0  # what the pictures do not tell stays 0
-        self.x_mean, self.t_mean = (float(x.mean()), float(t.mean())) if bias else (0.0, 0.0)
-        x, t = x - self.x_mean, t - self.t_mean
+        # No square may become 0 or infinite.
+        x_unit, t_unit = _largest(x) or 1.0, _largest(t) or 1.0
+        x, t = x / x_unit, t / t_unit
+        x_mean, t_mean = (float(x.mean()), float(t.mean())) if bias else (0.0, 0.0)
+        x, t = x - x_mean, t - t_mean
+        self.x_mean, self.t_mean = x_mean * x_unit, t_mean * t_unit
         taps = math.prod(size)
-        with np.errstate(over="ignore", invalid="ignore"):
-            # The mean square of what the taps read: not that of x, of which the middle is read
-            # more often than the edges.
-            read = float(conv2d(np.square(x), np.ones((1, 1, *size))).mean()) / taps
-            wanted = float(np.square(t).mean())
-        if not math.isfinite(read + wanted):
-            raise Failure("the values are too large to learn from")
+        # The mean square of what the taps read: not that of x, of which the middle is read more
+        # often than the edges.
+        read = math.sqrt(float(conv2d(np.square(x), np.ones((1, 1, *size))).mean()) / taps)
+        wanted = math.sqrt(float(np.square(t).mean())) or 1.0
         if read == 0:
             what = "the same everywhere" if bias else "0 everywhere"
             raise Failure(f"INPUT is {what}: nothing can be learned from it")
-        self.x_scale, self.t_scale = math.sqrt(read), math.sqrt(wanted) or 1.0
-        self.x, self.t = x / self.x_scale, t / self.t_scale
+        self.x, self.t = x / read, t / wanted
+        self.t_scale = wanted * t_unit
+        self.ratio = self.t_scale / (read * x_unit)
+        if not 0 < self.ratio < math.inf:
+            raise Failure("the values are too large, or too different, to learn from")
 
         parameters = self.layer.parameters()
         self.optimizer: optim.Optimizer
@@ -253,7 +267,7 @@ class _Learner:
 
     @property
     def kernel(self) -> Array:
-        w: Array = self.layer.weight.data[0, 0] * (self.t_scale / self.x_scale)
+        w: Array = self.layer.weight.data[0, 0] * self.ratio
         return w
 
     @property
@@ -302,9 +316,12 @@ def _bar(options: Namespace) -> Any:
 
 def _table(k: Array) -> str:
     """The weights in aligned columns, the largest with five digits."""
-    top = float(np.abs(k).max())
-    decimals = max(0, 4 - math.floor(math.log10(top))) if top else 0
-    cells = [[f"{value + 0.0:.{decimals}f}" for value in row] for row in k.round(decimals)]
+    top = _largest(k)
+    if top and not 1e-4 <= top < 1e6:
+        cells = [[f"{value + 0.0:.4e}" for value in row] for row in k]
+    else:
+        decimals = max(0, 4 - math.floor(math.log10(top))) if top else 0
+        cells = [[f"{value + 0.0:.{decimals}f}" for value in row] for row in k.round(decimals)]
     width = max(len(cell) for row in cells for cell in row)
     return "\n".join("  " + "  ".join(cell.rjust(width) for cell in row) for row in cells)
 

@@ -6,6 +6,8 @@ Every function draws on one Axes, the current ones unless `ax` is given, and ret
 from __future__ import annotations
 
 import math
+import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +58,21 @@ def image(
         Show zero as white, negative numbers in blue, positive ones in red, instead of grey
         levels.  Then `limits` are symmetric about zero by default.
     values : bool, optional
-        Write each number of a small (H, W) array into its cell.
+        Write each number of a small (H, W) array into its cell, in letters that fit the cells
+        as large as they are now.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes drawn on.
+
+    Raises
+    ------
+    ValueError
+        If `x` has no such shape, is empty or not real numbers, or another argument is out of
+        range.
+    TypeError
+        If `ax` or `limits` is of a wrong kind.
 
     Examples
     --------
@@ -71,11 +82,13 @@ def image(
     >>> x[:, 2:6] = 0
     >>> ax = plot.image(corr2d(x, [[1, -1]]), signed=True, values=True)
     """
-    x = np.asarray(x)
+    x = _real(x, "x")
+    if not (x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (3, 4))) or not x.size:
+        raise ValueError(f"x must have shape (H, W), (H, W, 3) or (H, W, 4), got {x.shape}")
+    if values and x.ndim != 2:
+        raise ValueError(f"values can be written for x of shape (H, W) only, got {x.shape}")
+    low, high = _given(limits) or (_limits(x, signed) if x.ndim == 2 else (0.0, 1.0))
     ax = _current(ax)
-    if limits is None and x.ndim == 2:
-        limits = _limits(x, signed)
-    low, high = limits or (0.0, 1.0)
     drawn = ax.imshow(
         x,
         cmap="RdBu_r" if signed else "gray",
@@ -87,9 +100,8 @@ def image(
     if title is not None:
         ax.set_title(title)
     if values:
-        H, W = x.shape
-        _lines(ax, H, W)
-        _write(ax, x, drawn.to_rgba(x))
+        _lines(ax, *x.shape)
+        _write(ax, x[np.newaxis], drawn.to_rgba(x), [(0, 0)])
     return ax
 
 
@@ -126,7 +138,8 @@ def kernels(
         Whether one scale of colours serves all kernels, or each kernel has its own, so that
         those of small weights are seen too; then colours are compared within a kernel only.
     values : bool, optional
-        Write the weights into their cells, rounded to about a thousandth of the largest.
+        Write the weights into their cells, rounded to about a thousandth of the largest or,
+        where there is little room, to two digits.
 
     Returns
     -------
@@ -138,6 +151,8 @@ def kernels(
     ValueError
         If `weight` has no such shape or is complex, the number of `titles` is not that of the
         kernels, or another argument is out of range.
+    TypeError
+        If `ax`, `titles`, `columns` or `limits` is of a wrong kind.
 
     See Also
     --------
@@ -179,9 +194,9 @@ def kernels(
         colours = drawn.to_rgba(drawn.get_array())
         top = float(np.abs(cells[np.isfinite(cells)]).max(initial=0))
         if top:  # weights that are as good as 0 are written so
-            cells = np.round(cells.astype(np.float64), 3 - math.floor(math.log10(top)))
-        for cell, (i, j) in zip(cells, origins, strict=True):
-            _write(ax, cell, colours[i : i + h, j : j + wide], i, j)
+            unit = 10.0 ** math.floor(math.log10(top))
+            cells = np.round(cells / unit, 3) * unit
+        _write(ax, cells, colours, origins)
     return ax
 
 
@@ -229,6 +244,8 @@ def feature_maps(
     ValueError
         If `y` has no such shape or is complex, the number of `titles` is not that of the maps,
         or another argument is out of range.
+    TypeError
+        If `ax`, `titles`, `columns` or `limits` is of a wrong kind.
 
     See Also
     --------
@@ -291,6 +308,8 @@ def history(
     ------
     ValueError
         If there is no number to draw, or a curve is not a sequence of real numbers.
+    TypeError
+        If `ax` is no Axes.
 
     Examples
     --------
@@ -474,6 +493,10 @@ def receptive_field(
 
 def _current(ax: Axes | None) -> Axes:
     if ax is not None:
+        from matplotlib.axes import Axes
+
+        if not isinstance(ax, Axes):
+            raise TypeError(f"ax must be Matplotlib's Axes, got {ax!r}")
         return ax
     import matplotlib.pyplot as plt
 
@@ -481,10 +504,26 @@ def _current(ax: Axes | None) -> Axes:
 
 
 def _real(values: npt.ArrayLike, name: str) -> Array:
-    x = np.asarray(values)
+    try:
+        x = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is no array: {error}") from None
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be real numbers, got {x.dtype}; draw its parts or its size")
+        hint = "; draw its parts or its size" if x.dtype.kind == "c" else ""
+        raise ValueError(f"{name} must be real numbers, got {x.dtype}{hint}")
     return x
+
+
+def _given(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    if limits is None:
+        return None
+    try:
+        low, high = (operator.truediv(v, 1) for v in limits)
+    except (TypeError, ValueError):
+        raise TypeError(f"limits must be a pair of numbers, got {limits!r}") from None
+    if not -math.inf < low <= high < math.inf:
+        raise ValueError(f"limits must be finite, the smaller one first, got {limits!r}")
+    return float(low), float(high)
 
 
 def _curves(h: Any) -> tuple[dict[str, Array], str]:
@@ -542,12 +581,50 @@ def _lines(ax: Axes, H: int, W: int) -> None:
     ax.tick_params(which="minor", length=0)
 
 
-def _write(ax: Axes, x: Array, colours: Array, i0: int = 0, j0: int = 0) -> None:
-    """Each number in its cell, in a colour that can be read on the cell's."""
-    for i, j in np.ndindex(*x.shape):
+def _write(ax: Axes, cells: Array, colours: Array, origins: Sequence[tuple[int, int]]) -> None:
+    """Each number of a stack in its cell, in a colour that can be read on the cell's."""
+    import matplotlib
+
+    numbers = cells.ravel() + 0.0
+    texts = [_text(v, 3) for v in numbers]
+    usual = matplotlib.rcParams["font.size"]
+    size = _fitting(ax, texts, *colours.shape[:2])
+    if size < 0.8 * usual:
+        texts = [min(_text(v, 2), text, key=len) for v, text in zip(numbers, texts, strict=True)]
+        size = _fitting(ax, texts, *colours.shape[:2])
+    size = min(size, usual)
+    for (n, i, j), text in zip(np.ndindex(*cells.shape), texts, strict=True):
+        i, j = origins[n][0] + i, origins[n][1] + j
         dark = colours[i, j, :3] @ (0.299, 0.587, 0.114) < 0.5
-        text = f"{x[i, j] + 0.0:.3g}".replace("-", _MINUS)
-        ax.text(j0 + j, i0 + i, text, ha="center", va="center", color="w" if dark else "k")
+        colour = "w" if dark else "k"
+        ax.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
+
+
+def _text(number: float, digits: int) -> str:
+    """A number without the zeros of its exponent, as in 1e-5."""
+    text = re.sub("e([+-])0*", lambda e: "e" + e[1].strip("+"), f"{number:.{digits}g}")
+    return text.replace("-", _MINUS)
+
+
+def _fitting(ax: Axes, texts: Iterable[str], rows: int, columns: int) -> float:
+    """The largest size of letters, in points, at which each text fits into a cell."""
+    from matplotlib.textpath import TextPath
+
+    wide, high = _extent(ax)
+    cell = min(wide / columns, high / rows)
+    # All digits are equally wide, or nearly so: few texts are measured.
+    shapes = {re.sub("[0-9]", "0", text) for text in texts}
+    widest = max(TextPath((0, 0), text, size=10).get_extents().width / 10 for text in shapes)
+    return min(0.85 * cell / widest, 0.75 * cell)
+
+
+def _extent(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes in points, as they are now."""
+    figure = ax.get_figure()
+    if figure is None:
+        return math.inf, math.inf
+    box = ax.get_window_extent()
+    return box.width * 72 / figure.dpi, box.height * 72 / figure.dpi
 
 
 def _grid(
@@ -568,8 +645,17 @@ def _grid(
     count, h, w = cells.shape
     if scale not in ("common", "each"):
         raise ValueError(f"scale must be 'common' or 'each', got {scale!r}")
-    if titles is not None and len(titles) != count:
-        raise ValueError(f"titles must be {count}, one for each cell, got {len(titles)}")
+    if titles is not None:
+        if isinstance(titles, str) or not hasattr(titles, "__len__"):
+            raise TypeError(f"titles must be a sequence of str, got {titles!r}")
+        if len(titles) != count:
+            raise ValueError(f"titles must be {count}, one for each cell, got {len(titles)}")
+    if columns is not None:
+        try:
+            columns = operator.index(columns)
+        except TypeError:
+            raise TypeError(f"columns must be an integer, got {columns!r}") from None
+    limits = _given(limits)
     if columns is None:
         # About as wide as high, in pixels; no column stays empty.
         columns = min(count, math.ceil(math.sqrt(count * h / w)))
@@ -640,11 +726,9 @@ def _grid(
 
 def _room(ax: Axes, points: float, rows: int, columns: int, h: int, w: int, gap: int) -> int:
     """The pixels between rows of a grid that are as high as a title."""
-    figure = ax.get_figure()
-    if figure is None:
+    wide, high = _extent(ax)
+    if wide == math.inf:
         return gap
-    box = ax.get_window_extent()
-    high, wide = (length * 72 / figure.dpi for length in (box.height, box.width))
     # Whichever of height and width limits the scale, which depends on the room itself.
     by_width = points * (columns * (w + gap) - gap) / wide
     by_height = points * rows * h / (high - points * rows) if high > points * rows else h

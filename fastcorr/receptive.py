@@ -15,15 +15,17 @@ import numpy.typing as npt
 
 __all__ = ["ReceptiveField", "receptive_field", "receptive_field_mask"]
 
-# PyTorch's words and NumPy's.
-_PADS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_PADS = ("zeros", "reflect", "replicate", "circular")
 
 # Words of a layer that do not change what it reads.
 _OTHER_KEYS = {"in_channels", "out_channels", "groups", "bias", "count_include_pad"}
 _KEYS = {"kernel_size", "stride", "padding", "dilation", "padding_mode", "ceil_mode"}
 
 # The beginnings of the names of layers that read otherwise, or everything.
-_REFUSED = ("ConvTranspose", "Flatten", "Linear", "Adaptive", "Upsample", "Unflatten")
+_REFUSED = (
+    "ConvTranspose", "Flatten", "Linear", "Adaptive", "Upsample", "Unflatten", "MaxUnpool",
+    "Fractional", "Fold", "Unfold", "PixelShuffle", "PixelUnshuffle",
+)  # fmt: skip
 
 
 class ReceptiveField(NamedTuple):
@@ -86,13 +88,11 @@ class _Axis(NamedTuple):
     def outputs(self, n: int) -> int:
         before, after = self.pads(n)
         room = n + before + after - self.span
-        if room < 0:
-            return 0
         count = room // self.stride + 1
         # One more window that hangs over the end, if it begins before the end.
         if self.ceil and room % self.stride and count * self.stride < n + before:
             count += 1
-        return count
+        return max(count, 0)
 
     def reached(self, outputs: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.bool_]:
         """Which of the n inputs the marked outputs read."""
@@ -104,9 +104,17 @@ class _Axis(NamedTuple):
             padded[first + a * self.dilation] = True
         inputs = padded[before : before + n].copy()
         if self.mode != "zeros":
-            source = np.pad(np.arange(n), (before, after), _PADS[self.mode])  # type: ignore[call-overload]
-            inputs[source[padded[: len(source)]]] = True
+            inputs[self.source(np.flatnonzero(padded[: before + n + after]) - before, n)] = True
         return inputs
+
+    def source(self, i: npt.NDArray[np.intp], n: int) -> npt.NDArray[np.intp]:
+        """The inputs that positions of the continued axis show, however far beyond its ends."""
+        if self.mode == "circular":
+            return i % n
+        if self.mode == "reflect" and n > 1:
+            i = i % (2 * n - 2)
+            return np.minimum(i, 2 * n - 2 - i)
+        return np.clip(i, 0, n - 1)
 
 
 def receptive_field(
@@ -137,9 +145,9 @@ def receptive_field(
     Raises
     ------
     ValueError
-        If a layer has no fields of that kind (transposed convolutions; `nn.Flatten` and
-        `nn.Linear`, which read everything), an argument is out of range, `input_shape` is
-        needed and missing, or too small for the layers.
+        If a layer has no fields of that kind (transposed convolutions, unpooling; `nn.Flatten`
+        and `nn.Linear`, which read everything) or only pads, an argument is out of range,
+        `input_shape` is needed and missing, or too small for the layers.
     TypeError
         If something is no layer, or an argument is no integer.
 
@@ -319,13 +327,6 @@ def _shapes(chain: list[tuple[_Axis, _Axis]], input_shape: Sequence[int]) -> lis
     shapes = [(shape[-2], shape[-1])]
     for number, axes in enumerate(chain):
         H, W = shapes[-1]
-        for axis, n in zip(axes, (H, W), strict=True):
-            most = {"reflect": n - 1, "circular": n}.get(axis.mode)
-            if most is not None and max(axis.pads(n)) > most:
-                raise ValueError(
-                    f"layer {number}: padding_mode={axis.mode!r} cannot pad {n} elements by "
-                    f"{max(axis.pads(n))}"
-                )
         shapes.append((axes[0].outputs(H), axes[1].outputs(W)))
         if 0 in shapes[-1]:
             raise ValueError(
@@ -380,6 +381,10 @@ def _axes(layer: object) -> tuple[_Axis, _Axis]:
         given = dict(layer)
     else:
         given = {key: getattr(layer, key) for key in _KEYS if hasattr(layer, key)}
+        if "kernel_size" not in given and "padding" in given:
+            raise ValueError(
+                f"{_name(layer)} pads and does nothing else; give the padding to the layer after it"
+            )
         if "kernel_size" not in given:
             return (_Axis(1, 1, (0, 0), 1, "zeros", False),) * 2
     mode = given.get("padding_mode", "zeros")

@@ -447,7 +447,7 @@ def _bad_files():
         "text": (b"not a picture", "not a PNG, JPEG, TIFF or .npy"),
         "gif": (_saved(Image.fromarray(noise).save, "GIF"), "not a PNG, JPEG, TIFF or .npy"),
         "png cut in its header": (png[:30], ""),
-        "png cut": (png[: len(png) // 2], ""),
+        "png cut": (png[: len(png) // 2], "the file is damaged or cut short"),
         "png with noise": (png[:200] + bytes(200) + png[400:], ""),
         "jpeg cut in its header": (jpeg[:100], ""),
         "jpeg cut": (jpeg[: len(jpeg) // 2], "truncated"),
@@ -572,14 +572,15 @@ def test_bad_kernels(kernel, culprit, capsys):
         ("learn x.png nan.npy --size 3x3", "'nan.npy' holds"),
         ("learn zero.npy x.png --size 3x3", "INPUT is 0 everywhere"),
         ("learn one.npy x.png --size 3x3 --bias", "INPUT is the same everywhere"),
-        ("learn huge.npy x.png --size 3x3", "too large"),
+        ("learn tiny.npy huge.npy --size 3x3", "too different"),
+        ("learn huge.npy tiny.npy --size 3x3", "too different"),
     ],
 )  # fmt: skip
 def test_bad_arguments(words, culprit, capsys):
     _images.write(Path("x.png"), smooth((8, 9), np.uint8))
     _images.write(Path("alpha.png"), smooth((8, 9, 4), np.uint8))
     np.save("int64.npy", np.arange(12).reshape(3, 4))
-    for name, value in {"zero": 0, "one": 1, "nan": np.nan, "huge": 1e200}.items():
+    for name, value in {"zero": 0, "one": 1, "nan": np.nan, "huge": 1e200, "tiny": 1e-200}.items():
         np.save(f"{name}.npy", np.full((8, 9), value))
     os.mkdir("folder.png")
     assert culprit in fails(capsys, *words.split())
@@ -812,6 +813,32 @@ def test_a_target_of_nothing(capsys):
     assert "error left: 0 grey levels RMS\n" in printed
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("x_unit", "t_unit"), [(1, 1e-200), (1e-200, 1), (1e-200, 1e-200), (1e200, 1), (1e300, 1e300)]
+)
+def test_numbers_of_any_size(x_unit, t_unit, bias, capsys):
+    """Their squares would be 0 or infinite."""
+    x = rng.standard_normal((20, 21))
+    np.save("x.npy", x * x_unit)
+    np.save("t.npy", expected(x, SOBEL_X) * t_unit)
+    printed, k = learn(capsys, "x.npy", "t.npy", "--size", "3x3", *["--bias"] * bias)
+    np.testing.assert_allclose(k / (t_unit / x_unit), SOBEL_X, atol=1e-3)
+    assert max(map(len, printed.splitlines())) < 100
+    rows = [line.split() for line in printed.splitlines() if line.startswith("  ")]
+    np.testing.assert_allclose(np.array(rows, float), k, rtol=1e-3, atol=1e-3 * t_unit / x_unit)
+    assert left(printed)[1] < 0.1
+
+
+@pytest.mark.parametrize("largest", [99e-6, 1e-4, 999_999.0, 1e6])
+def test_scientific_notation(largest):
+    from fastcorr import _learn
+
+    (row,) = _learn._table(np.array([[largest, -largest / 10]])).splitlines()
+    np.testing.assert_allclose([float(v) for v in row.split()], [largest, -largest / 10], rtol=1e-2)
+    assert ("e" in row) == (largest in (99e-6, 1e6))
+
+
 def _interrupting(monkeypatch, step):
     """A real Ctrl-C in the midst of a step."""
     from fastcorr import _learn
@@ -930,6 +957,48 @@ def test_readers_may_leave():
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
     assert sorted(os.listdir()) == ["kernel.npy", "kernel.png", "x.npy"]
+
+
+def _shell(redirection, *words):
+    """A command with its streams redirected, as the shell does it."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "fastcorr", *words],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_closed_streams(closed, quiet):
+    """What they would say is lost, nothing else."""
+    np.save("x.npy", np.eye(5))
+    status, out, err = _shell(closed, "learn", "x.npy", "x.npy", "--size", "1x1", *quiet)
+    assert (status, err) == (0, "")
+    assert out.startswith("" if ">&-" in closed.split() else "learned a 1 x 1 kernel")
+    assert sorted(os.listdir()) == ["kernel.npy", "kernel.png", "x.npy"]
+    np.testing.assert_allclose(np.load("kernel.npy"), 1, atol=1e-3)
+    assert iio.imread("kernel.png").ndim == 3
+    status, out, err = _shell(closed, "learn", "x.npy", "none.npy", "--size", "1x1", *quiet)
+    assert (status, out) == (2, "")
+    assert ("none.npy" in err) == ("2>&-" not in closed)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_demo_without_streams():
+    assert _shell(">&- 2>&-", "demo", "new") == (0, "", "")
+    assert len(os.listdir("new")) == 5
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "words", ["learn x.npy x.npy --size 1x1", "--help", "learn --help", "--version"]
+)
+def test_a_full_disk_behind_stdout(words):
+    np.save("x.npy", np.eye(5))
+    message = "fastcorr: error: standard output: No space left on device\n"
+    assert _shell("> /dev/full", *words.split()) == (2, "", message)
 
 
 @pytest.mark.parametrize(("name", "word"), [("filter", "sobel-x"), ("learn", "momentum")])

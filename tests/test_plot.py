@@ -228,6 +228,16 @@ def test_titles_do_not_lie_on_the_kernels(ax):
 @pytest.mark.parametrize(
     ("call", "culprit"),
     [
+        (lambda: plot.image(None), "x must be real numbers, got object"),
+        (lambda: plot.image("text"), "x must be real numbers"),
+        (lambda: plot.image([[1, 2], [3]]), "x is no array"),
+        (lambda: plot.image(np.ones(3)), r"x must have shape .*\(3,\)"),
+        (lambda: plot.image(np.ones((3, 3, 2))), "x must have shape"),
+        (lambda: plot.image(np.ones((0, 3))), "x must have shape"),
+        (lambda: plot.image(np.ones((2, 2), complex)), "x must be real numbers, got complex128;"),
+        (lambda: plot.image(np.ones((3, 3, 3)), values=True), "values"),
+        (lambda: plot.image(SOBEL, limits=(2, 1)), r"limits must be .*\(2, 1\)"),
+        (lambda: plot.kernels(SOBEL, limits=(0, np.nan)), "limits must be finite"),
         (lambda: plot.kernels(np.ones(3)), r"weight must have shape .*\(3,\)"),
         (lambda: plot.kernels(np.ones((1,) * 5)), "weight must have shape"),
         (lambda: plot.kernels(np.ones((0, 3, 3))), "weight must have shape"),
@@ -256,6 +266,61 @@ def test_titles_do_not_lie_on_the_kernels(ax):
 def test_errors(call, culprit, no_pyplot):
     with pytest.raises(ValueError, match=culprit):
         call()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_axes(name, no_pyplot):
+    with pytest.raises(TypeError, match=r"ax must be .* got 5"):
+        CALLS[name](5)
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        ({"titles": 5}, "titles must be .* got 5"), ({"titles": "a"}, "titles must be .* got 'a'"),
+        ({"columns": "a"}, "columns must be an integer, got 'a'"),
+        ({"columns": 1.5}, "columns"), ({"limits": 3}, "limits must be a pair of numbers, got 3"),
+        ({"limits": "12"}, "limits"), ({"limits": (1, 2, 3)}, "limits"),
+    ],
+)  # fmt: skip
+def test_wrong_kinds(words, culprit, no_pyplot):
+    for draw in (plot.kernels, plot.feature_maps, plot.image):
+        if draw is not plot.image or "limits" in words:
+            with pytest.raises(TypeError, match=culprit):
+                draw(SOBEL, **words)
+
+
+@pytest.mark.parametrize(
+    ("weight", "width"),
+    [
+        (np.linspace(-1, 1, 105).reshape(7, 5, 3), 6), (np.full((5, 5), -1.2345e-05), 2),
+        (np.full((1, 9), -123456.0), 6), (np.full((9, 1), 0.125), 4), (SOBEL * 1e-310, 4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("draw", [plot.kernels, plot.image])
+def test_values_fit_their_cells(draw, weight, width):
+    """No text is wider or higher than its cell, on small axes too."""
+    figure = Figure((width, 3), layout="constrained")
+    axes = figure.subplots(1, 2)
+    x = weight.reshape(-1, weight.shape[-1]) if draw is plot.image else weight
+    draw(x, ax=axes[0], values=True, title="title")
+    figure.draw_without_rendering()
+    (left, low), (right, high) = axes[0].transData.transform([(0, 1), (1, 0)])
+    for text in axes[0].texts:
+        box = text.get_window_extent()
+        assert box.width <= right - left + 1, text  # glyphs of whole pixels
+        assert box.height * 0.75 <= high - low, text  # without what the line leaves free
+    assert len(axes[0].texts) == weight.size
+    assert not any(text == "nan" for text in texts(axes[0]))
+
+
+def test_short_numbers(ax):
+    plot.image([[1e-5, 1.26e10, 100.0, 1e-300]], ax=ax, values=True)
+    assert texts(ax) == ["1e-5", "1.26e10", "100", "1e-300"]
+    plot.image(np.full((1, 40), 123.4), ax=(crowded := Figure().subplots()), values=True)
+    assert texts(crowded)[0] == "123"
+    plot.image(np.full((1, 40), 0.1234), ax=(crowded := Figure().subplots()), values=True)
+    assert texts(crowded)[0] == "0.12"
 
 
 # ---------------------------------------------------------------- feature maps

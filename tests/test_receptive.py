@@ -225,6 +225,45 @@ def test_closed_form_is_the_mask_in_the_middle(rng):
     assert seen > 20  # holes, of dilation and of strides beyond the kernel
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_padding_wider_than_the_image(mode, n):
+    """The image goes on, as in conv2d: every output is the one pixel that it shows."""
+    layer = conv(1, padding=(0, 4 * n), padding_mode=mode)
+    y = conv2d(np.arange(float(n)).reshape(1, 1, n), np.ones((1, 1, 1, 1)),
+               padding=(0, 4 * n), padding_mode=mode)[0, 0]  # fmt: skip
+    for j, pixel in enumerate(y):
+        mask = receptive_field_mask(layer, (1, n), (0, j))
+        np.testing.assert_array_equal(mask[0], np.arange(n) == pixel)
+
+
+def test_windows_larger_than_the_image(rng):
+    """ceil_mode: a window may hang over the end of an image smaller than it, as in `nn`."""
+    nn = pytest.importorskip("fastcorr.nn")
+    layer = nn.AvgPool2d(3, stride=2, ceil_mode=True)
+    expected = np.zeros((2, 8))
+    expected[:, 6:] = 1
+    np.testing.assert_array_equal(receptive_field_mask(layer, (2, 8), (0, 3)), expected)
+    seen = set()
+    for _ in range(100):
+        k, s, p = int(rng.integers(1, 6)), int(rng.integers(1, 6)), int(rng.integers(0, 3))
+        shape = tuple(rng.integers(1, 6, 2).tolist())
+        layer = nn.AvgPool2d(k, stride=s, padding=min(p, k // 2), ceil_mode=True)
+        try:
+            outputs = layer(np.ones((1, *shape))).shape[1:]
+        except ValueError:
+            outputs = ()
+            with pytest.raises(ValueError, match="too small"):
+                receptive_field_mask(layer, shape, (0, 0))
+        else:
+            receptive_field_mask(layer, shape, np.subtract(outputs, 1))
+            with pytest.raises(ValueError, match="position"):
+                receptive_field_mask(layer, shape, outputs)
+        seen.add(outputs)
+    assert len(seen) > 5
+    assert () in seen
+
+
 def test_mask_by_hand():
     """A corner: what is padded is no pixel, and a reflection is the pixels that it shows."""
     np.testing.assert_array_equal(
@@ -258,7 +297,9 @@ def test_layers_of_pytorch():
     np.testing.assert_array_equal(receptive_field_mask(chain, x.shape, (7, 1)), x.grad[0, 0] != 0)
     assert len(receptive_field(chain)) == 5
     for layer in (nn.ConvTranspose2d(1, 1, 3), nn.Flatten(), nn.Linear(3, 3), nn.Upsample(2),
-                  nn.AdaptiveAvgPool2d(1)):  # fmt: skip
+                  nn.AdaptiveAvgPool2d(1), nn.ZeroPad2d(1), nn.ReflectionPad2d(1),
+                  nn.MaxUnpool2d(2), nn.Fold(4, 2), nn.Unfold(2), nn.FractionalMaxPool2d(2, 3),
+                  nn.PixelShuffle(2)):  # fmt: skip
         with pytest.raises(ValueError, match=type(layer).__name__):
             receptive_field(nn.Sequential(nn.ReLU(), layer))
 
@@ -321,12 +362,3 @@ def test_bad_layers(layers, error, culprit):
 def test_bad_shapes_and_positions(shape, position, error, culprit):
     with pytest.raises(error, match=culprit):
         receptive_field_mask([conv(3), conv(3)], shape, position)
-
-
-def test_padding_that_the_input_cannot_give():
-    for mode, most in (("reflect", 2), ("circular", 3)):
-        layer = conv(1, padding=most + 1, padding_mode=mode)
-        with pytest.raises(ValueError, match=f"layer 0: padding_mode='{mode}' cannot pad 3 "):
-            receptive_field_mask(layer, (9, 3), (0, 0))
-        layer["padding"] = most
-        assert receptive_field_mask(layer, (9, 3), (0, 0)).sum() == 1
