@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
+    "sphinx.ext.extlinks",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "performance_table.md"]
@@ -26,6 +27,11 @@ nitpick_ignore_regex = [("py:class", ".*"), ("py:data", ".*")]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
+extlinks = {
+    "arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s"),
+    "doi": ("https://doi.org/%s", "doi:%s"),
+}
+
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's Parameters sections say it in words
 numpydoc_show_class_members = False
@@ -34,6 +40,8 @@ numpydoc_validation_checks = {
     *("EX01", "GL03", "GL05", "GL06", "GL07", "GL08", "PR01", "PR02", "PR03", "PR05", "PR06"),
     *("PR07", "PR10", "RT01", "SS01", "SS03", "YD01"),
 }
+# Methods and attributes need no example of their own: their class has one.
+numpydoc_validation_exclude = {r"\.[A-Z]\w+\."}
 
 # Pictures of one page must not be drawn into those of the page before.
 doctest_global_cleanup = "import matplotlib.pyplot; matplotlib.pyplot.close('all')"

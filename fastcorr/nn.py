@@ -8,12 +8,14 @@ changes the parameters, and `fit` is the loop around all of it.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import math
 import operator
 import os
 import secrets
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +64,14 @@ _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 # ---------------------------------------------------------------- arguments
 
 
-def _integer(value: object, name: str, least: int) -> int:
+def _array(value: npt.ArrayLike, name: str) -> Array:
+    try:
+        return _asarray(value, name)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be an array: {error}") from None
+
+
+def _integer(value: object, name: str, least: float = -math.inf) -> int:
     try:
         n = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -99,10 +108,31 @@ def _padding(value: object) -> str | Pair | tuple[Pair, Pair]:
 
 
 def _dtype(value: npt.DTypeLike) -> DType:
-    dtype = np.dtype(value).newbyteorder("=")
+    wanted = "dtype must be float32, float64, complex64 or complex128, got"
+    try:
+        dtype = np.dtype("float32" if value is None else value).newbyteorder("=")
+    except (TypeError, ValueError):
+        raise TypeError(f"{wanted} {value!r}") from None
     if dtype not in _DTYPES:
-        raise TypeError(f"dtype must be float32, float64, complex64 or complex128, got {dtype}")
+        raise TypeError(f"{wanted} {dtype}")
     return dtype
+
+
+def _generator(rng: Rng) -> np.random.Generator:
+    error: type[Exception] = TypeError
+    if not isinstance(rng, (bool, np.bool_)):
+        try:
+            return np.random.default_rng(rng)
+        except TypeError:
+            pass
+        except ValueError:
+            error = ValueError
+    raise error(f"rng must be an integer from 0 on, a Generator or None, got {rng!r}")
+
+
+def _check_state(state: object) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict, got {state!r}")
 
 
 def _cast(a: Array, dtype: DType, name: str) -> Array:
@@ -113,7 +143,7 @@ def _cast(a: Array, dtype: DType, name: str) -> Array:
 
 
 def _reduction(value: object) -> None:
-    if value not in ("mean", "sum"):
+    if not isinstance(value, str) or value not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {value!r}")
 
 
@@ -168,12 +198,13 @@ class Parameter:
     __slots__ = ("_data", "_grad")
 
     def __init__(self, data: npt.ArrayLike) -> None:
-        array = _asarray(data, "data")
+        array = _array(data, "data")
         self._data = np.array(array, _dtype(array.dtype), order="C")
         self._grad = np.zeros_like(self._data)
 
     @property
     def data(self) -> Array:
+        """The values; assigning to it writes into them."""
         return self._data
 
     @data.setter
@@ -182,6 +213,7 @@ class Parameter:
 
     @property
     def grad(self) -> Array:
+        """The gradient; assigning to it writes into it."""
         return self._grad
 
     @grad.setter
@@ -190,16 +222,18 @@ class Parameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of both arrays."""
         return self._data.shape
 
     @property
     def dtype(self) -> DType:
+        """The type of their numbers."""
         return self._data.dtype
 
     def _write(self, target: Array, value: npt.ArrayLike, name: str) -> None:
         if value is target:  # p.data -= …
             return
-        array = _asarray(value, name)
+        array = _array(value, name)
         if array.shape != target.shape:
             raise ValueError(f"{name} has the shape {target.shape}, got {array.shape}")
         target[...] = _cast(array, target.dtype, name)
@@ -224,9 +258,9 @@ def no_grad() -> Iterator[None]:
     what it kept of an earlier call is dropped.  Counts for the running thread (or task) only,
     and for all layers in it, also those in a `Sequential`.  Works as a decorator too.
 
-    Returns
-    -------
-    context manager
+    Yields
+    ------
+    None
 
     Examples
     --------
@@ -301,7 +335,7 @@ class Module:
     def __call__(self, x: npt.ArrayLike) -> Array:
         """The output for an input, which is never modified."""
         keep = _keep.get()
-        y, kept = self._forward(_asarray(x, "x"), keep)
+        y, kept = self._forward(_array(x, "x"), keep)
         if keep:
             self._kept, self._shape, self._dtype = kept, y.shape, y.dtype
         else:
@@ -344,7 +378,7 @@ class Module:
                 f"{type(self).__name__}.backward needs a call of the layer itself before it, "
                 "one for each backward, not under no_grad"
             )
-        dy = _asarray(dy, "dy")
+        dy = _array(dy, "dy")
         if dy.shape != shape:
             raise ValueError(f"dy must have the shape of the output, {shape}, got {dy.shape}")
         if dy.dtype != self._dtype:
@@ -411,13 +445,14 @@ class Module:
         ValueError
             If names are missing, or nobody's, or a shape is another.
         TypeError
-            If a value is complex and its parameter is not.
+            If `state` is not a dict, or a value is complex and its parameter is not.
         """
+        _check_state(state)
         own = dict(self.named_parameters())
         _check_names(own, state)
         values = {}
         for name, p in own.items():
-            value = _asarray(state[name], name)
+            value = _array(state[name], name)
             if value.shape != p.shape:
                 raise ValueError(f"{name} must have the shape {p.shape}, got {value.shape}")
             values[name] = _cast(value, p.dtype, name)
@@ -487,9 +522,12 @@ class Module:
         own = dict(self.named_parameters())
         try:
             values = read(path, own)
-        except (OSError, ImportError):
+        except ImportError:
             raise
         except Exception as error:  # on damaged files readers raise whatever comes to their mind
+            # An OSError too, when they go where such a file sends them: before its beginning.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             raise ValueError(f"cannot load {str(path)!r}: {error}") from error
         for name, p in own.items():
             p.data[...] = values[name]
@@ -590,9 +628,10 @@ class Sequential(Module):
 # ---------------------------------------------------------------- layers with weights
 
 
-def _uniform(shape: tuple[int, ...], fan_in: int, dtype: DType, rng: Rng) -> Parameter:
+def _uniform(
+    shape: tuple[int, ...], fan_in: int, dtype: DType, generator: np.random.Generator
+) -> Parameter:
     """PyTorch's start: uniform in ±1/sqrt(fan_in), of the same variance if complex."""
-    generator = np.random.default_rng(rng)
     bound = 1 / math.sqrt(fan_in)
     if dtype.kind == "c":
         parts = generator.uniform(-bound, bound, (*shape, 2)) / math.sqrt(2)
@@ -644,7 +683,7 @@ class _Conv(Module):
 
     def _start(self, first: int, second: int, bias: bool, dtype: npt.DTypeLike, rng: Rng) -> None:
         """Draw the weight, of that many planes in its first two dimensions, and the bias."""
-        kind, generator = _dtype(dtype), np.random.default_rng(rng)
+        kind, generator = _dtype(dtype), _generator(rng)
         shape = (first, second, *self.kernel_size)
         fan_in = math.prod(shape[1:])
         self.weight = _uniform(shape, fan_in, kind, generator)
@@ -784,7 +823,7 @@ class Conv2d(_Conv):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups)
         self.padding = _padding(padding)
-        if padding_mode not in _PADDING_MODES:
+        if not isinstance(padding_mode, str) or padding_mode not in _PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {_PADDING_MODES}, got {padding_mode!r}")
         self.padding_mode = padding_mode
         self._start(out_channels, in_channels // groups, bias, dtype, rng)
@@ -973,7 +1012,7 @@ class Linear(Module):
     ) -> None:
         self.in_features = fan_in = _integer(in_features, "in_features", 1)
         self.out_features = _integer(out_features, "out_features", 1)
-        kind, generator = _dtype(dtype), np.random.default_rng(rng)
+        kind, generator = _dtype(dtype), _generator(rng)
         shape = self.out_features, fan_in
         self.weight = _uniform(shape, fan_in, kind, generator)
         self.bias = _uniform(shape[:1], fan_in, kind, generator) if bias else None
@@ -1038,11 +1077,11 @@ class ReLU(Module):
         if x.dtype.kind not in "iuf":
             raise TypeError(f"x must hold real numbers, got {x.dtype}")
         y = np.maximum(x, 0, out=np.empty(x.shape, x.dtype))
-        # The output, which the next layer is likely to keep anyway.
-        return y, y
+        # Not the output, which its owner may change; and NaN lets gradients through.
+        return y, np.less_equal(y, 0) if keep else None
 
     def _backward(self, dy: Array, kept: Any, needs_input_grad: bool) -> Array | None:
-        return _masked(dy, ~(kept <= 0)) if needs_input_grad else None
+        return _masked(dy, ~kept) if needs_input_grad else None
 
     def __repr__(self) -> str:
         return "ReLU()"
@@ -1060,6 +1099,8 @@ class Flatten(Module):
     ------
     ValueError
         When called with an array that has no such axes.
+    TypeError
+        If one of them is not an integer.
 
     Examples
     --------
@@ -1070,8 +1111,8 @@ class Flatten(Module):
     """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim = operator.index(start_dim)
-        self.end_dim = operator.index(end_dim)
+        self.start_dim = _integer(start_dim, "start_dim")
+        self.end_dim = _integer(end_dim, "end_dim")
 
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         n = max(x.ndim, 1)
@@ -1119,7 +1160,7 @@ class _Pool(Module):
 
     def _check(self, x: Array, kinds: str) -> None:
         if x.dtype.kind not in kinds:
-            raise TypeError(f"{type(self).__name__} does not take numbers of type {x.dtype}")
+            raise TypeError(f"x is {x.dtype}, which {type(self).__name__} does not take")
         if x.ndim not in (3, 4):
             raise ValueError(f"x must have the shape (C, H, W) or (N, C, H, W), got {x.shape}")
 
@@ -1359,7 +1400,7 @@ class AvgPool2d(_Pool):
 
 def _numbers(a: npt.ArrayLike, name: str, dtypes: tuple[DType, ...]) -> Array:
     """An array in one of the dtypes: as it is, or the float64 of its integers."""
-    array = _asarray(a, name)
+    array = _array(a, name)
     if array.dtype in dtypes:
         return array
     if array.dtype.newbyteorder("=") in dtypes:
@@ -1411,7 +1452,7 @@ def mse_loss(
     (2.0, array([ 0., -2.]))
     """
     y = _numbers(y, "y", _DTYPES)
-    target = _asarray(target, "target")
+    target = _array(target, "target")
     if y.shape != target.shape:
         raise ValueError(
             f"target must have the shape of y, {y.shape}, got {target.shape}: nothing is broadcast"
@@ -1473,7 +1514,7 @@ def cross_entropy(
            [ 0.02, -0.02]])
     """
     x = _numbers(logits, "logits", _DTYPES[:2])
-    t = _asarray(target, "target")
+    t = _array(target, "target")
     if x.ndim not in (1, 2) or x.shape[-1] == 0:
         raise ValueError(f"logits must have the shape (N, C) or (C,), got {x.shape}")
     _reduction(reduction)
@@ -1527,7 +1568,7 @@ def cross_entropy(
 class History:
     """What happened in a call of `fit`; `fastcorr.plot.history` draws it.
 
-    Attributes
+    Parameters
     ----------
     loss : list of float
         Per epoch, the mean loss of its steps, weighted by their numbers of samples.
@@ -1537,6 +1578,21 @@ class History:
         Per epoch, the learning rate at its beginning.
     interrupted : bool
         Whether Ctrl-C ended the training.
+
+    Examples
+    --------
+    >>> from fastcorr import nn, optim
+    >>> model = nn.Linear(1, 1, rng=0)
+    >>> history = nn.fit(
+    ...     model, [[0.0], [1.0]], [[1.0], [3.0]], optimizer=optim.SGD(model.parameters(), lr=0.1),
+    ...     loss=nn.mse_loss, epochs=3, batch_size=1, rng=0, progress=False,
+    ... )
+    >>> len(history.loss), len(history.steps)
+    (3, 6)
+    >>> history.lr
+    [0.1, 0.1, 0.1]
+    >>> history.interrupted
+    False
     """
 
     loss: list[float] = field(default_factory=list)
@@ -1551,10 +1607,27 @@ class History:
 
 
 def _progress_bar(steps: int) -> Any:
+    if sys.stderr is None:  # pythonw has none
+        return None
     try:
         return importlib.import_module("tqdm.auto").tqdm(total=steps, unit="step")
     except ImportError:
         return None
+
+
+def _loss_and_gradient(result: object, output: Array) -> tuple[float, Array]:
+    """What a loss returned, if a step can be made of it."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"loss must return a pair (loss, gradient), got {result!r}")
+    value, gradient = (_array(r, "what loss returned") for r in result)
+    if value.ndim or value.dtype.kind not in "biuf":
+        raise TypeError(f"loss must return a number first, got {result[0]!r}")
+    if gradient.shape != output.shape:
+        raise ValueError(
+            f"loss must return a gradient of the output's shape, {output.shape}, got "
+            f"{gradient.shape}"
+        )
+    return float(value), _cast(gradient, output.dtype, "the gradient that loss returned")
 
 
 def fit(
@@ -1637,13 +1710,15 @@ def fit(
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {model!r}")
+    if not isinstance(optimizer, importlib.import_module("fastcorr.optim").Optimizer):
+        raise TypeError(f"optimizer must be an Optimizer, got {optimizer!r}")
     if not callable(loss):
         raise TypeError(f"loss must be callable, got {loss!r}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     epochs = _integer(epochs, "epochs", 0)
     batch_size = _integer(batch_size, "batch_size", 1)
-    inputs, targets = _asarray(x, "x"), _asarray(y, "y")
+    inputs, targets = _array(x, "x"), _array(y, "y")
     if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
         raise ValueError(
             f"x and y must have as many samples, got the shapes {inputs.shape} and {targets.shape}"
@@ -1654,9 +1729,11 @@ def fit(
     parameters = model.parameters()
     if not any(p in parameters for p in optimizer.params):
         raise ValueError("optimizer has none of the model's parameters")
-    generator = np.random.default_rng(rng)
+    generator = _generator(rng)
 
     history = History()
+    # Before a step: the numbers of those made and recorded, and its loss.
+    before: tuple[int, int, float] | None = None
     bar = _progress_bar(epochs * -(-N // batch_size)) if progress else None
     try:
         for _ in range(epochs):
@@ -1666,25 +1743,27 @@ def fit(
                 batch = order[start : start + batch_size]
                 for p in parameters:
                     p.grad.fill(0)
-                result = loss(model(inputs[batch]), targets[batch])
-                if not isinstance(result, tuple) or len(result) != 2:
-                    raise TypeError(f"loss must return a pair (loss, gradient), got {result!r}")
-                model.backward(result[1], needs_input_grad=False)
+                output = model(inputs[batch])
+                value, dy = _loss_and_gradient(loss(output, targets[batch]), output)
+                model.backward(dy, needs_input_grad=False)
+                before = optimizer.steps, len(history.steps), value
                 optimizer.step()
-                value = float(result[0])
                 history.steps.append(value)
                 total += value * len(batch)
                 if bar is not None:
                     bar.set_postfix_str(f"loss {value:.4g}", refresh=False)
                     bar.update()
-            history.loss.append(total / N)
             history.lr.append(lr)
+            history.loss.append(total / N)
             if callback is not None:
                 stop = callback(history)
                 if isinstance(stop, (bool, np.bool_)) and stop:
                     break
     except KeyboardInterrupt:
         history.interrupted = True
+        if before and optimizer.steps > before[0] and len(history.steps) == before[1]:
+            history.steps.append(before[2])  # made, but not yet recorded
+        del history.lr[len(history.loss) :]
         model._kept = model._shape = None
         model.zero_grad()
     finally:
@@ -1707,7 +1786,7 @@ def _check_names(own: Mapping[str, Parameter], given: Iterable[str]) -> None:
     given = set(given)
     for names, what in (
         ([n for n in own if n not in given], "are missing"),
-        (sorted(given.difference(own)), "belong to no parameter"),
+        (sorted(given.difference(own), key=str), "belong to no parameter"),
     ):
         if names:
             raise ValueError(f"the names do not fit: {', '.join(map(repr, names[:8]))} {what}")
@@ -1724,7 +1803,8 @@ def _check_array(name: str, p: Parameter, shape: Sequence[int], dtype: object) -
 def _check_size(path: Path, own: Mapping[str, Parameter]) -> None:
     """No reader sees a file much larger than the model: what is in it is bounded from here on."""
     most = sum(p.data.nbytes + 2 * len(name.encode()) + 1024 for name, p in own.items()) + (1 << 20)
-    size = path.stat().st_size
+    with path.open("rb") as file:  # an error that comes later is one of the contents
+        size = os.fstat(file.fileno()).st_size
     if size > most:
         raise ValueError(f"its {size} bytes are more than the model's parameters fill")
 
@@ -1801,7 +1881,8 @@ def _save_safetensors(path: Path, state: Mapping[str, Array]) -> None:
     for name, array in state.items():
         if array.dtype not in _SAFETENSORS:
             raise ValueError(f"{name!r} is {array.dtype}, which .safetensors cannot hold; use .npz")
-    importlib.import_module("safetensors.numpy").save_file(dict(state), path)
+    # Its own writing hides an OSError.
+    path.write_bytes(importlib.import_module("safetensors.numpy").save(dict(state)))
 
 
 def _load_safetensors(path: Path, own: Mapping[str, Parameter]) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastcorr.nn import Array, Parameter, _integer
+from fastcorr.nn import Array, Parameter, _check_state, _integer
 
 __all__ = [
     "SGD",
@@ -62,6 +62,13 @@ class Optimizer:
 
     Not called itself: `SGD`, `Adam`, `AdamW` and `RMSprop` are optimizers.
 
+    Parameters
+    ----------
+    params : list of Parameter
+        What it changes.
+    **options : float or bool
+        Those of the kind of optimizer, ``lr`` among them: they become attributes.
+
     Attributes
     ----------
     params : list of Parameter
@@ -80,6 +87,21 @@ class Optimizer:
 
     Ctrl-C finds a step done or not begun: no parameter is changed before all that is to be done
     is known, and then nothing interrupts it.
+
+    Examples
+    --------
+    >>> from fastcorr import nn, optim
+    >>> p = nn.Parameter([1.0, 2.0])
+    >>> optimizer = optim.SGD([p], lr=1)
+    >>> isinstance(optimizer, optim.Optimizer)
+    True
+    >>> optimizer.lr = 0.5
+    >>> p.grad = [1, -1]
+    >>> optimizer.step()
+    >>> p.data
+    array([0.5, 2.5])
+    >>> optimizer.steps
+    1
     """
 
     # Options that must not be negative, those that are fractions, and the flags.
@@ -197,8 +219,9 @@ class Optimizer:
             If names are missing or unknown, a shape is another, or an option is out of range.
             Then the optimizer is as it was.
         TypeError
-            If a value is of a wrong kind.
+            If `state` is not a dict, or a value is of a wrong kind.
         """
+        _check_state(state)
         own = {*self._names, "steps"}
         missing = sorted(own.difference(state))
         if missing:
@@ -207,7 +230,7 @@ class Optimizer:
         steps = _integer(np.asarray(state["steps"])[()], "steps", 0)
         arrays: dict[str, list[Array]] = {}
         for key in state:
-            name = key.rpartition(".")[0]
+            name = str(key).rpartition(".")[0]
             if key in own or name in arrays:
                 continue
             if name not in self._MEMORIES:
@@ -623,6 +646,9 @@ def _decay(do: Do, mean: Array, kept: float, value: Array, t: Array) -> None:
 class _Schedule:
     """A learning rate that depends on the number of epochs alone."""
 
+    # The entries of the state that are integers.
+    _LEAST: ClassVar = {"last_epoch": 0, "step_size": 1, "T_max": 1}
+
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be an Optimizer, got {optimizer!r}")
@@ -658,12 +684,22 @@ class _Schedule:
         Raises
         ------
         ValueError, TypeError
-            If names are missing or unknown, or a value is not a number.
+            If names are missing or unknown, or a value is out of range or of a wrong kind.
+            Then the schedule is as it was.
         """
+        _check_state(state)
         own = self.state_dict()
         if set(state) != set(own):
-            raise ValueError(f"the state must have the entries {sorted(own)}, got {sorted(state)}")
-        vars(self).update({n: type(own[n])(_number(v, n)) for n, v in state.items()})
+            raise ValueError(
+                f"the state must have the entries {sorted(own)}, got {sorted(state, key=str)}"
+            )
+        new: dict[str, float] = {}
+        for name, value in state.items():
+            if name in self._LEAST:
+                new[name] = _integer(np.asarray(value).tolist(), name, self._LEAST[name])
+            else:
+                new[name] = float(_number(value, name))
+        vars(self).update(new)
 
 
 class StepLR(_Schedule):

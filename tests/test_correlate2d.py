@@ -881,7 +881,7 @@ def test_boundaries_of_a_wrong_kind_are_named(boundary):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect as on Linux")
 @pytest.mark.parametrize("dtype", "fdFDBil")
 def test_nothing_beyond_the_image_is_read(dtype):
-    """Into every second column of `out`: where the image ends, a page begins that cannot be read."""
+    """Into every second column of `out`: where the image ends, an unreadable page begins."""
     script = f"""
 import ctypes, mmap
 import numpy as np

@@ -329,6 +329,7 @@ def test_load_state_dict_is_all_or_nothing(rng):
         (TypeError, "steps must be an integer", {"steps": 1.5}),
         (ValueError, "'momentum_buffer.0', which is nothing of", {"momentum_buffer.0": 1.0}),
         (ValueError, "'more', which is nothing of", {"more": 1.0}),
+        (ValueError, "entry 3, which is nothing of", {3: 1}),
         (ValueError, r"exp_avg.1 must have the shape \(5,\)", {"exp_avg.1": None}),
         (ValueError, r"exp_avg.1 must .* got \(1,\)", {"exp_avg.1": np.ones(1)}),
         (ValueError, "float64, got .*float32", {"exp_avg.1": np.ones(5, "f")}),
@@ -339,6 +340,9 @@ def test_load_state_dict_is_all_or_nothing(rng):
         with pytest.raises(error, match=match):
             optimizer.load_state_dict(state)
         assert_same_state(optimizer, before)
+    for state in (None, 5, [("lr", 1)]):
+        with pytest.raises(TypeError, match="state must be a dict"):
+            optimizer.load_state_dict(state)
     optimizer.load_state_dict(good)
     assert_same_state(optimizer, twin)
 
@@ -460,6 +464,21 @@ def test_schedules_resume(make):
             other.load_state_dict(state)
     with pytest.raises(TypeError, match="base_lr must be a number"):
         other.load_state_dict(schedule.state_dict() | {"base_lr": "1"})
+    epochs = "step_size" if isinstance(other, optim.StepLR) else "T_max"
+    before = other.state_dict()
+    for error, match, change in [
+        (ValueError, f"{epochs} must be at least 1, got 0", {epochs: 0}),
+        (TypeError, f"{epochs} must be an integer, got 2.7", {"base_lr": 7.0, epochs: 2.7}),
+        (TypeError, "last_epoch must be an integer", {"last_epoch": 1.5}),
+        (ValueError, "last_epoch must be at least 0, got -5", {"last_epoch": -5}),
+        (ValueError, "entries", {3: 1}),
+    ]:
+        with pytest.raises(error, match=match):
+            other.load_state_dict(before | change)
+        assert other.state_dict() == before
+    for state in (None, 5):
+        with pytest.raises(TypeError, match="state must be a dict"):
+            other.load_state_dict(state)
 
 
 # ---------------------------------------------------------------- clipping
