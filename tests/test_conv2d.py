@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import cases
@@ -298,7 +299,8 @@ def test_same_is_torchs_at_stride_1(torch, dtype, rng):
 
 def test_same_of_even_kernels_is_torchs(torch, rng):
     x, weight = integers(rng, (1, 2, 8, 9), (3, 2, 4, 2))
-    with pytest.warns(UserWarning, match="padding='same'"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of 'same', but once in a process
         y = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, weight)), padding="same")
     np.testing.assert_array_equal(conv.conv2d(x, weight, padding="same"), y.numpy())
 
@@ -1851,6 +1853,7 @@ def test_fork():
 
 CTRL_C = """
 import signal
+import warnings
 import numpy as np
 from fastcorr import conv
 

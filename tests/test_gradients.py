@@ -1,6 +1,7 @@
 """Gradients: exact on integers against brute force, adjoint for every mode and boundary."""
 
 import itertools
+import warnings
 
 import cases
 import numpy as np
@@ -500,7 +501,8 @@ def test_complex_gradients_are_torchs(torch, rng):
 
 def test_even_kernels_are_torchs_same_padding(torch, rng):
     x, k = cases.integers(rng, (8, 9), "d"), cases.integers(rng, (4, 2), "d")
-    with pytest.warns(UserWarning, match="padding='same'"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of 'same', but once in a process
         y = torch.nn.functional.conv2d(
             torch.from_numpy(x)[None, None], torch.from_numpy(k)[None, None], padding="same"
         )[0, 0]
