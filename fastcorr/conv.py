@@ -852,7 +852,7 @@ def conv2d(
     = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`.
 
     A result y has an error of at most about ``eps * K * sum |x| |weight|`` with K the smaller of
-    384 and the number of terms, plus one rounding for every 384 terms.
+    384 and the number of terms, plus one rounding for every 192 terms.
 
     References
     ----------
