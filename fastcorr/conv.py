@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from fastcorr._boundary import CODES, fold
 from fastcorr._dispatch import conv_kernels, kernels
+from fastcorr._engine import image_grad, kernel_grad, run
 from fastcorr._plan import check_method, choose_workers
-from fastcorr.correlate import _asarray, _image_grad, _kernel_grad, _like, _run
+from fastcorr.correlate import _asarray, _like
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
@@ -665,7 +666,7 @@ def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array,
         k = k if k.ndim == 2 else k[:, 0]
         offset = -plan.before[0], -plan.before[1]
         xs, ys = plan.planes(x), plan.planes(y)
-        _run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n)
+        run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n)
         if bias is not None:
             np.add(y, bias[:, None, None], out=y)
     else:
@@ -684,7 +685,7 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
         small = plan.y[2] < plan.kernel[0] or plan.y[3] < plan.kernel[1]
         if plan.bounds[0] != "fill" or (plan.single and small):
             corner = -plan.before[0], -plan.before[1]
-            dx = _image_grad(
+            dx = image_grad(
                 plan.module, gs, np.conjugate(k), plan.x[2:], corner, plan.bounds, plan.zero, n
             )
             return dx.reshape(plan.x)
@@ -697,7 +698,7 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
                 taps = np.ascontiguousarray(k[..., every_a, every_b][..., ::-1, ::-1])
                 phase = plan.planes(dx)[..., at_u, at_v]
                 corner = rows[-1], cols[-1]
-                _run(plan.module, gs, taps, phase, corner, plan.codes, plan.zero, n)
+                run(plan.module, gs, taps, phase, corner, plan.codes, plan.zero, n)
         return dx
     w = plan.weight(weight)
     dx = np.empty(plan.x, plan.dtype)
@@ -1027,7 +1028,7 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
         xs, gs = plan.planes(x), plan.planes(g)
         if plan.single:
             offset = -plan.before[0], -plan.before[1]
-            dw = _kernel_grad(plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n)
+            dw = kernel_grad(plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n)
         else:
             dw = np.zeros((*gs.shape[:-2], *plan.kernel), plan.dtype)
             down, across = (
@@ -1038,7 +1039,7 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
                 for j, every_b, at_b in across:
                     part = xs[..., i :: plan.stride[0], j :: plan.stride[1]]
                     taps = dw[..., every_a, every_b]
-                    taps[...] = _kernel_grad(
+                    taps[...] = kernel_grad(
                         plan.module, part, gs, taps.shape[-2:], (at_a, at_b), plan.codes,
                         plan.zero, n,
                     )  # fmt: skip

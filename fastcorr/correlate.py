@@ -2,7 +2,7 @@
 
 Every call goes one way: shapes, types and names are checked and become a plan (`_Plan`), in it
 the mode an output window over the continued image (`_boundary.window`); then the kernels are
-called once for all planes (`_run`).  A gradient is the adjoint of the same steps in reverse.
+called once for all planes (`_engine`).  A gradient is the adjoint of the same steps in reverse.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fastcorr._boundary import CODES, check_boundary, check_mode, fold, window
+from fastcorr._boundary import CODES, check_boundary, check_mode, window
 from fastcorr._dispatch import kernels
+from fastcorr._engine import image_grad, kernel_grad, run
 from fastcorr._plan import check_method, choose_workers, useful_workers
 
 Array = npt.NDArray[Any]
@@ -288,57 +288,7 @@ def _join(rest: tuple[int, ...], core: tuple[int, int], axes: tuple[int, int]) -
     return tuple(shape)
 
 
-# ---------------------------------------------------------------- calling the kernels
-
-_ONE_PLANE = np.zeros((1, 3), np.intp)
-
-
-def _planes(batch: tuple[int, ...], *arrays: Array) -> Array:
-    """Byte offsets of every plane of the batch in each of three arrays."""
-    planes = np.zeros((*batch, 3), np.intp)
-    for n, a in enumerate(arrays):
-        strides = np.broadcast_to(a, batch + a.shape[-2:]).strides
-        for axis, size in enumerate(batch):
-            steps = np.arange(size, dtype=np.intp) * strides[axis]
-            planes[..., n] += steps.reshape(-1, *(1,) * (len(batch) - 1 - axis))
-    return planes.reshape(-1, 3)
-
-
-def _run(
-    module: ModuleType,
-    x: Array,
-    k: Array,
-    y: Array,
-    offset: tuple[int, int],
-    codes: tuple[int, int],
-    fill: Array,
-    workers: int,
-) -> None:
-    """y = window of the continued x, correlated with k; batches of x and k broadcast to y's."""
-    if y.size == 0 or k.size == 0:
-        y[...] = 0
-    elif y.dtype.kind == "c" and not module.COMPLEX:
-        # Lanes that hold no pairs: four real correlations.
-        term = np.empty_like(y.real)
-        xs, fills = _parts(x), _parts(fill)
-        kr, ki = (np.ascontiguousarray(part) for part in _parts(k))
-        with np.errstate(all="ignore"):
-            _run(module, xs[0], kr, y.real, offset, codes, fills[0], workers)
-            _run(module, xs[1], ki, term, offset, codes, fills[1], workers)
-            np.subtract(y.real, term, out=y.real)
-            _run(module, xs[0], ki, y.imag, offset, codes, fills[0], workers)
-            _run(module, xs[1], kr, term, offset, codes, fills[1], workers)
-            np.add(y.imag, term, out=y.imag)
-    else:
-        batch = y.shape[:-2]
-        planes = _planes(batch, x, k, y) if batch else _ONE_PLANE
-        module.correlate(x, k, y, *offset, *codes, fill, planes, workers)
-
-
-def _parts(a: Array) -> tuple[Array, Array]:
-    """Real and imaginary part; of a real array too, without allocating the zeros."""
-    zeros = np.broadcast_to(np.zeros((), np.int8), a.shape)
-    return (a.real, a.imag) if a.dtype.kind == "c" else (a, zeros)
+# ---------------------------------------------------------------- calls
 
 
 def _call(
@@ -371,7 +321,7 @@ def _call(
     x, k = plan.operands(a, b)
     if out is None:
         y = np.empty(plan.shape, plan.dtype)
-        _run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
+        run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
         if plan.y_conj:
             np.conjugate(y, out=y)
         return plan.natural(y, 2)
@@ -383,7 +333,7 @@ def _call(
     target = plan.core(out, 2)
     plain = out.flags.aligned and out.dtype.isnative and not np.may_share_memory(out, x)
     y = target if plain else np.empty(plan.shape, plan.dtype)
-    _run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
+    run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
     if plan.y_conj:
         np.conjugate(y, out=y)
     if not plain:
@@ -392,89 +342,6 @@ def _call(
 
 
 # ---------------------------------------------------------------- gradients
-
-# Partial sums of the kernel gradient: enough to share among workers, few enough to stay small.
-# Functions of the shapes alone, so that the sums are the same for any number of workers.
-_MAX_SLABS = 64
-_ROWS_PER_SLAB = 32
-_TABLE = 1 << 17
-# Elements beyond the edges of all planes that are computed at a time before they are folded.
-_FOLDED = 1 << 18
-
-
-def _kernel_grad(
-    module: ModuleType,
-    x: Array,
-    dy: Array,
-    k_shape: tuple[int, int],
-    offset: tuple[int, int],
-    codes: tuple[int, int],
-    fill: Array,
-    workers: int,
-) -> Array:
-    """Gradient to the kernel of every plane of dy, (*batch, kh, kw), in a type for summing."""
-    batch = dy.shape[:-2]
-    if dy.dtype.kind == "c" and not module.COMPLEX:
-        (xr, xi), (gr, gi), (fr, fi) = _parts(x), _parts(dy), _parts(fill)
-
-        def real(part: Array, g: Array, f: Array) -> Array:
-            return _kernel_grad(module, part, g, k_shape, offset, codes, f, workers)
-
-        dk = np.empty((*batch, *k_shape), dy.dtype)
-        dk.real = real(xr, gr, fr) + real(xi, gi, fi)
-        dk.imag = real(xr, gi, fr) - real(xi, gr, fi)
-        return dk
-    # Partial sums of 32-bit floats are added in 64 bits; of other types in their own.
-    sums = {"f": np.dtype("f8"), "F": np.dtype("c16")}.get(fill.dtype.char, fill.dtype)
-    taps = k_shape[0] * k_shape[1]
-    if dy.size == 0 or taps == 0:
-        return np.zeros((*batch, *k_shape), sums)
-    count = math.prod(batch)
-    slabs = min(_MAX_SLABS // count, dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps)
-    table = np.zeros((count, max(slabs, 1), *k_shape), sums)
-    planes = _planes(batch, x, dy, dy) if batch else _ONE_PLANE
-    module.correlate_kernel_grad(x, dy, table, *offset, *codes, fill, planes, workers)
-    total: Array = table.sum(axis=1, dtype=sums)
-    return total.reshape(*batch, *k_shape)
-
-
-def _image_grad(
-    module: ModuleType,
-    dy: Array,
-    k: Array,
-    x_shape: tuple[int, ...],
-    offset: tuple[int, int],
-    bounds: tuple[str, str],
-    zero: Array,
-    workers: int,
-) -> Array:
-    """Gradient to the image of every plane of dy, (*batch, H, W)."""
-    # A full correlation of dy with the reversed kernel; either may be what slides, and the
-    # smaller one makes fewer products.  What stands still is continued by zeros, and 0 * inf
-    # is NaN: a dy that is not finite must not slide.
-    (o0, o1), (kh, kw), (oh, ow) = offset, k.shape[-2:], dy.shape[-2:]
-    k = np.conjugate(k) if k.dtype.kind == "c" else k
-    if oh * ow < kh * kw and (dy.dtype.kind in "iu" or np.isfinite(dy).all()):
-        image, taps = k, dy.astype(k.dtype, copy=False)
-    else:
-        image, taps = dy, k
-    taps = np.ascontiguousarray(taps[..., ::-1, ::-1])
-    th, tw = taps.shape[-2:]
-    codes = (CODES["fill"],) * 2
-
-    def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
-        if out is None:
-            out = np.empty((*dy.shape[:-2], i1 - i0, j1 - j0), dy.dtype)
-        corner = (i0 - o0 - th + 1, j0 - o1 - tw + 1)
-        n = min(workers, useful_workers(out.size, th * tw))
-        _run(module, image, taps, out, corner, codes, zero, n)
-        return out
-
-    dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)
-    if dy.size and k.size:
-        stop = (o0 + oh + kh - 1, o1 + ow + kw - 1)
-        fold(part, dx, offset, stop, bounds, _FOLDED // math.prod(dy.shape[:-2]))
-    return dx
 
 
 def _needed(needs: object, names: tuple[str, str]) -> tuple[bool, bool]:
@@ -544,14 +411,12 @@ def _vjp(
     dx = dk = None
     with np.errstate(all="ignore"):  # silent as the kernels are
         if need_x:
-            dx = _image_grad(
-                plan.module, g, k, x.shape[-2:], plan.offset, plan.bounds, plan.zero, n
-            )
+            dx = image_grad(plan.module, g, k, x.shape[-2:], plan.offset, plan.bounds, plan.zero, n)
             dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
             if plan.x_flip:
                 dx = dx[..., ::-1, ::-1]
         if need_k:
-            dk = _kernel_grad(plan.module, x, g, k.shape[-2:], plan.offset, plan.codes, fill, n)
+            dk = kernel_grad(plan.module, x, g, k.shape[-2:], plan.offset, plan.codes, fill, n)
             dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
             if plan.k_conj:
                 dk = np.conjugate(dk)
