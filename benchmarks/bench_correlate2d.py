@@ -6,6 +6,8 @@ that should be a warm one, whose code is loaded and whose threads run.
 
 from __future__ import annotations
 
+import inspect
+
 import measure
 import numpy as np
 import peak
@@ -21,6 +23,13 @@ def problem(size: int, kernel: int, dtype: str, edges: str) -> Problem:
     return Problem(size, kernel, dtype, mode, boundary or "fill")
 
 
+def need(name: str, keyword: str = "") -> None:
+    """NotImplementedError, asv's "skip", of a commit without a function or keyword of it."""
+    function = getattr(fastcorr, name, None)
+    if function is None or (keyword and keyword not in inspect.signature(function).parameters):
+        raise NotImplementedError(f"a commit before {name} {keyword}".strip())
+
+
 class Correlate2d:
     """One thread, into memory that exists."""
 
@@ -33,6 +42,112 @@ class Correlate2d:
 
     def time_correlate2d(self, *_):
         self.call()
+
+
+def by_name(*problems: Problem) -> dict[str, Problem]:
+    """Problems by what asv shows of them."""
+    return {str(p): p for p in problems}
+
+
+SHAPES = by_name(
+    *(Problem(512, taps) for taps in ((1, 2), (1, 15), (15, 1), (3, 31), 2, 8, 24, 31, 63, 127)),
+    *(Problem(512, n, kind="gauss") for n in (5, 15, 31)),
+    *(Problem(2048, n, kind=kind) for n, kind in ((31, "random"), (127, "random"), (15, "box"))),
+    *(Problem(512, n, "float64", "same", "symm") for n in (31, 63)),
+    *(Problem(512, n, "float64", kind="gauss") for n in (7, 15)),
+    *(Problem(512, n, "int16->int32") for n in (3, 8, 31)),
+    Problem(512, 15, "int16->int32", kind="box"),
+    *(Problem(512, n, "complex64") for n in (3, 7, 31)),
+    Problem(512, 15, "complex64", kind="gauss"),
+    *(Problem(size, 7) for size in ((16, 16384), (16384, 16), 28)),
+)
+
+
+class Shapes:
+    """Large, even, thin and separable kernels, wide and tall images, on one thread and on all."""
+
+    params = (list(SHAPES), ["1", "all"])
+    param_names = ("problem", "workers")
+
+    def setup(self, name, workers):
+        n = 1 if workers == "1" else measure.workers_allowed()
+        self.call = peers.correlate("fastcorr", SHAPES[name], out=True, workers=n)
+        self.call()
+
+    def time_correlate2d(self, *_):
+        self.call()
+
+
+class Methods:
+    """Every method beside what 'auto' makes of them: it should be the fastest, or near it."""
+
+    params = (
+        ["auto", "direct", "separable", "fft"],
+        ["float32", "float64", "complex64", "int16->int32"],
+        [9, 20, 31, 63],
+        ["random", "gauss"],
+    )
+    param_names = ("method", "dtype", "kernel", "kind")
+
+    def setup(self, method, dtype, kernel, kind):
+        p = Problem(512, kernel, dtype, kind=kind)
+        self.x, self.k = p.data()
+        self.method, self.out = method, np.zeros(p.shape, p.result_dtype)
+        try:
+            self.time_correlate2d()
+        except ValueError as error:
+            raise NotImplementedError("no such method, or none for this kernel") from error
+
+    def time_correlate2d(self, *_):
+        fastcorr.correlate2d(self.x, self.k, "valid", out=self.out, method=self.method, workers=1)
+
+
+PLANS = by_name(
+    Problem((6, 8), (1, 2), "float64"),
+    Problem(64, 5),
+    Problem(64, 15, kind="gauss"),
+    Problem(64, 31),
+    Problem(512, 63),
+    Problem(512, 63, "float64", "same", "symm"),
+)
+
+
+class Plans:
+    """A kernel made ready once, for many images; into memory that exists."""
+
+    params = (list(PLANS),)
+    param_names = ("problem",)
+
+    def setup(self, name):
+        need("plan_correlate2d")
+        p = PLANS[name]
+        self.x, self.k = p.data()
+        self.how = {"shape": p.image, "mode": p.mode, "boundary": p.boundary, "workers": 1}
+        self.out = np.zeros(p.shape, p.result_dtype)
+        self.plan = fastcorr.plan_correlate2d(self.k, **self.how)
+        self.time_plan()
+
+    def time_plan(self, *_):
+        self.plan(self.x, out=self.out)
+
+    def time_making_it(self, *_):
+        fastcorr.plan_correlate2d(self.k, **self.how)
+
+
+class Lags:
+    """Two windows of an image sequence correlated: all lags, and the few that are possible."""
+
+    params = ([32, 64, 128], ["all", "8 around the middle"])
+    param_names = ("size", "lags")
+
+    def setup(self, size, lags):
+        need("correlate2d", "lags")
+        self.x, self.k = np.random.default_rng(0).random((2, size, size), np.float32)
+        self.lags = None if lags == "all" else (slice(size - 5, size + 4),) * 2
+        self.time_correlate2d()
+
+    def time_correlate2d(self, *_):
+        fastcorr.correlate2d(self.x, self.k, "full", lags=self.lags, workers=1)
 
 
 class Edges:
@@ -112,6 +227,9 @@ class Workers:
 # Shape of the image, of the kernel, and axes.
 BATCHES = {
     "256 images 64² with one 5x5": ((256, 64, 64), (5, 5), (-2, -1)),
+    "64 images 64² with one 31x31": ((64, 64, 64), (31, 31), (-2, -1)),
+    "one image 512² with 8 7x7": ((512, 512), (8, 7, 7), (-2, -1)),
+    "one image 512² with 8 31x31": ((512, 512), (8, 31, 31), (-2, -1)),
     "32 images 64² with 8 5x5 each": ((32, 1, 64, 64), (8, 5, 5), (-2, -1)),
     "5000 images 8² with one 3x3": ((5000, 8, 8), (3, 3), (-2, -1)),
     "512² of 3 channels with one 5x5": ((512, 512, 3), (5, 5, 1), (0, 1)),
@@ -143,9 +261,13 @@ class Overhead:
     """
 
     x, k = np.ones((6, 8)), np.ones((1, 2))
+    y = np.ones((6, 7))
 
     def time_correlate2d(self):
         fastcorr.correlate2d(self.x, self.k, "valid")
+
+    def time_correlate2d_out(self):
+        fastcorr.correlate2d(self.x, self.k, "valid", out=self.y)
 
     def time_corr2d(self):
         fastcorr.corr2d(self.x, self.k)
@@ -185,6 +307,31 @@ class PeersBytes:
         self.call()
 
 
+PEERS = SHAPES | by_name(
+    Problem(64, 5, images=256),
+    Problem(64, 5, images=32, kernels=8),
+    Problem(512, 7, kernels=8),
+    Problem(512, 31, kernels=8),
+)
+
+
+class PeersShapes:
+    """The same kernels, and batches: who has no call for them is called for each image."""
+
+    params = (list(peers.NAMES[1:]), list(PEERS))
+    param_names = ("peer", "problem")
+
+    def setup(self, peer, name):
+        p = PEERS[name]
+        if peers.affordable(peer, p, 1.0) != p:
+            raise NotImplementedError(f"{peer} takes seconds for it")
+        self.call = peers.correlate(peer, p)
+        self.call()
+
+    def time_correlate2d(self, *_):
+        self.call()
+
+
 class Memory:
     """The whole process; the difference to the reference is the scratch of a call."""
 
@@ -217,7 +364,7 @@ class Import:
 class Tracked:
     """512²: ratios are less moved by the machine of the day than times."""
 
-    params = ([3, 7, 15], ["float32", "float64"])
+    params = ([3, 7, 15, 31, 63], ["float32", "float64"])
     param_names = ("kernel", "dtype")
 
     def setup(self, kernel, dtype):
@@ -234,6 +381,11 @@ class Tracked:
 
     track_share_of_fma_peak.unit = "%"
 
+    def track_speed_over_fft(self, *_):
+        return self._speed_over("scipy.oaconvolve", out=False)
+
+    track_speed_over_fft.unit = "x"
+
     def track_speed_over_opencv(self, *_):
         return self._speed_over("opencv", out=True)
 
@@ -246,6 +398,8 @@ class Tracked:
 
     def _speed_over(self, peer, out):
         p = self.problem
+        if peers.affordable(peer, p, 1.0) != p:
+            raise NotImplementedError(f"{peer} takes seconds for it")
         calls = {name: peers.correlate(name, p, out=out) for name in ("fastcorr", peer)}
         peers.check_equal({name: peers.solution(p, call()) for name, call in calls.items()})
         times = self.watch.interleave(calls)

@@ -25,6 +25,10 @@ class Times:
     median: float
     samples: int
 
+    def times(self, factor: float) -> Times:
+        """Of work so many times as large."""
+        return Times(self.least * factor, self.median * factor, self.samples)
+
 
 # A sample is this long at least, many calls if need be: the clock's own cost disappears.
 _SAMPLE = 1e-3
@@ -134,6 +138,26 @@ SCRATCH_CASES = {
         "x = ones((1024, 1024)); k = ones((127, 127)); y = ones((1024, 1024))",
         "correlate2d(x, k, 'same', 'symm', out=y, workers=n)",
     ),
+    "same symm, 4096², 31x31 float32": (
+        "x = ones((4096, 4096)); k = random((31, 31)); y = ones((4096, 4096))",
+        "correlate2d(x, k, 'same', 'symm', out=y, workers=n)",
+    ),
+    "same symm, 4096², 15x15 gauss float32": (
+        "x = ones((4096, 4096)); k = np.outer(random(15), random(15)); y = ones((4096, 4096))",
+        "correlate2d(x, k, 'same', 'symm', out=y, workers=n)",
+    ),
+    "same symm, 1024², 256x256 float64": (
+        "x = ones((1024, 1024), 'f8'); k = random((256, 256), 'f8'); y = x.copy()",
+        "correlate2d(x, k, 'same', 'symm', out=y, workers=n)",
+    ),
+    "valid, 2048x1024, 256x256 complex64": (
+        "x = ones((2048, 1024), 'F'); k = random((256, 256), 'F'); y = ones((1793, 769), 'F')",
+        "correlate2d(x, k, 'valid', out=y, workers=n)",
+    ),
+    "same fill, 2048², 63x63 int16 to int32": (
+        "x = ones((2048, 2048), 'i2'); k = ones((63, 63), 'i4'); y = ones((2048, 2048), 'i4')",
+        "correlate2d(x, k, 'same', out=y, workers=n)",
+    ),
     "kernel gradient, same symm, 4096², 7x7 float32": (
         "x = ones((4096, 4096)); k = ones((7, 7)); y = ones((4096, 4096))",
         "correlate2d_vjp(y, x, k, 'same', 'symm', needs=('in2',), workers=n)",
@@ -169,6 +193,9 @@ def scratch_bytes(case: str, workers: int) -> float:
         def ones(shape, dtype="f4"):
             return np.ones(shape, dtype)
 
+        def random(shape, dtype="f4"):
+            return np.random.default_rng(0).random(shape).astype(dtype)
+
         def peak():
             try:
                 with open("/proc/self/status") as file:
@@ -182,7 +209,8 @@ def scratch_bytes(case: str, workers: int) -> float:
         for dtype in "u1", "f4", "f8":
             y = correlate2d(x.astype(dtype), k, "valid", dtype="f4", workers=n)
             correlate2d_vjp(y, x.astype(dtype), k, "valid", workers=n)
-        correlate2d(x, k.astype("f8"), "valid", workers=n)
+        for dtype in "f8", "F", "i4":
+            correlate2d(x.astype(dtype), k.astype(dtype), "valid", workers=n)
         del x, y
 
         {prepare}

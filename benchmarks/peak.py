@@ -143,11 +143,18 @@ def measure(dtype: str, repeats: int = 50) -> FmaPeak:
     return peak
 
 
+def copy(nbytes: int) -> Callable[[], None]:
+    """A call that reads and writes so many bytes in all, by one thread, in memory that is there."""
+    source = np.ones(max(nbytes // 2, 1), np.uint8)
+    target = np.ones_like(source)
+    return lambda: np.copyto(target, source)
+
+
 def copy_bandwidth(repeats: int = 10) -> float:
-    """Bytes read and written per second by one thread copying 64 MB that are there already."""
-    source, target = np.ones(1 << 23), np.ones(1 << 23)
-    seconds = min(_seconds(lambda: np.copyto(target, source)) for _ in range(repeats))
-    return 2 * source.nbytes / seconds
+    """Bytes read and written per second by one thread copying 64 MB."""
+    nbytes = 1 << 27
+    call = copy(nbytes)
+    return nbytes / min(_seconds(call) for _ in range(repeats))
 
 
 if __name__ == "__main__":

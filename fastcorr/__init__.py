@@ -17,18 +17,26 @@ from fastcorr.conv import (
     conv_transpose2d_backward,
 )
 from fastcorr.correlate import (
+    CorrelationPlan,
+    MethodChoice,
+    choose_method,
     convolve2d,
     convolve2d_vjp,
     corr2d,
     corr2d_backward,
     correlate2d,
     correlate2d_vjp,
+    plan_convolve2d,
+    plan_correlate2d,
 )
 from fastcorr.receptive import receptive_field, receptive_field_mask
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CorrelationPlan",
+    "MethodChoice",
+    "choose_method",
     "conv2d",
     "conv2d_backward",
     "conv2d_output_shape",
@@ -41,6 +49,8 @@ __all__ = [
     "correlate2d",
     "correlate2d_vjp",
     "get_workers",
+    "plan_convolve2d",
+    "plan_correlate2d",
     "receptive_field",
     "receptive_field_mask",
     "set_workers",

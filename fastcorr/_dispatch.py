@@ -72,6 +72,12 @@ def conv_kernels(dtype: np.dtype[Any]) -> ModuleType:
     return _module(_LANES[f"{dtype.kind}{dtype.itemsize}"], "conv")
 
 
+@functools.cache
+def method_kernels(method: str, lanes: np.dtype[Any]) -> ModuleType:
+    """The kernels of a method other than the direct sum, for operands of this dtype."""
+    return _module(_LANES[f"{lanes.kind}{lanes.itemsize}"], method)
+
+
 _LONG_DOUBLES = {np.dtype(np.longdouble).num, np.dtype(np.clongdouble).num}
 
 

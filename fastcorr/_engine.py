@@ -9,14 +9,16 @@ images.  A gradient is the adjoint of the same steps in reverse.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fastcorr import _fft, _plan, _separable
 from fastcorr._boundary import CODES, fold
-from fastcorr._plan import useful_workers
+from fastcorr._dispatch import method_kernels
 
 Array = npt.NDArray[Any]
 Pair = tuple[int, int]
@@ -27,14 +29,14 @@ _ONE_PLANE = np.zeros((1, 3), np.intp)
 
 
 def _planes(batch: tuple[int, ...], *arrays: Array) -> Array:
-    """Byte offsets of every plane of the batch in each of three arrays."""
-    planes = np.zeros((*batch, 3), np.intp)
+    """Byte offsets of every plane of the batch in each array: (planes, arrays)."""
+    planes = np.zeros((*batch, len(arrays)), np.intp)
     for n, a in enumerate(arrays):
         strides = np.broadcast_to(a, batch + a.shape[-2:]).strides
         for axis, size in enumerate(batch):
             steps = np.arange(size, dtype=np.intp) * strides[axis]
             planes[..., n] += steps.reshape(-1, *(1,) * (len(batch) - 1 - axis))
-    return planes.reshape(-1, 3)
+    return planes.reshape(-1, len(arrays))
 
 
 def _parts(a: Array) -> tuple[Array, Array]:
@@ -64,6 +66,105 @@ class Operator:
         self.module.correlate(x, self.k, y, *self.offset, *self.codes, fill, planes, workers)
 
 
+class _Separated(Operator):
+    """By rows and columns: of kernels that are sums of a few outer products."""
+
+    method = "separable"
+
+    def __init__(
+        self, direct: ModuleType, k: Array, factors: tuple[Array, Array], offset: Pair, codes: Pair
+    ) -> None:
+        super().__init__(direct, k, offset, codes)
+        self.u, self.v = factors
+        self.passes = method_kernels(self.method, k.dtype)
+
+    def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
+        planes = _planes(y.shape[:-2], x, self.u, self.v, y)
+        self.passes.correlate(
+            x, self.u, self.v, y, *self.offset, *self.codes, fill, planes, workers
+        )
+
+
+class _Transformed(Operator):
+    """By Fourier transforms of tiles; what they must not touch, directly."""
+
+    method = "fft"
+
+    def __init__(
+        self,
+        direct: ModuleType,
+        k: Array,
+        n: Pair,
+        offset: Pair,
+        codes: Pair,
+        checked: bool,
+    ) -> None:
+        super().__init__(direct, k, offset, codes)
+        # Results of integers are rounded, and only allowed where that makes them exact.
+        self.checked = checked or k.dtype.kind == "u"
+        kernels = _as_floats(k).reshape(-1, *k.shape[-2:])
+        self.transforms = module = method_kernels(self.method, kernels.dtype)
+        lane, self.n = kernels.real.dtype, n
+        self.axes = (*_fft.axis(n[0], lane), *_fft.axis(n[1], lane))
+        self.spectra = np.empty((len(kernels), 2 * n[0] * n[1]), lane)
+        peak = np.empty(len(kernels))
+        module.spectrum(kernels, self.spectra, peak, *self.axes)
+        self.limits, self.both = _fft.limits(kernels, peak)
+        # The number of the kernel takes the place of its offset in the table of planes.
+        self.numbers = np.arange(len(kernels)).reshape(k.shape[:-2])
+
+    def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
+        batch, (oh, ow) = y.shape[:-2], y.shape[-2:]
+        kh, kw = self.k.shape[-2:]
+        planes, bank = _ONE_PLANE, 1
+        if batch:
+            planes = _planes(batch, x, self.k, y)
+            planes[:, 1] = np.broadcast_to(self.numbers, batch).ravel()
+            bank = _bank(planes[:, 0])
+        t0, t1 = self.n[0] - kh + 1, self.n[1] - kw + 1
+        across = -(-ow // t1)
+        tiles = -(-oh // t0) * across
+        per_pair = 1 if self.k.dtype.kind == "c" else 2
+        failed = np.zeros((len(planes), -(-tiles // per_pair)), np.uint8)
+        self.transforms.correlate(
+            x, self.spectra, self.limits, y, kh, kw, *self.offset, *self.codes, _as_floats(fill),
+            *self.axes, planes, bank, failed, self.checked, self.both, workers,
+        )  # fmt: skip
+        if not failed.any():
+            return
+        x = np.broadcast_to(x, batch + x.shape[-2:])
+        k = np.broadcast_to(self.k, (*batch, kh, kw))
+        for at in np.ndindex(batch):
+            plane = failed[np.ravel_multi_index(at, batch) if batch else 0]
+            spoilt = np.repeat(plane, per_pair)[:tiles].reshape(-1, across)
+            for row, col, stop in _stretches(spoilt):
+                i, j = row * t0, col * t1
+                part = y[at][i : i + t0, j : stop * t1]
+                corner = self.offset[0] + i, self.offset[1] + j
+                Operator(self.module, k[at], corner, self.codes)(x[at], part, fill, workers)
+
+
+def _as_floats(a: Array) -> Array:
+    """Integer lanes as doubles, small negative numbers as such; others as they are."""
+    return a.view(f"i{a.itemsize}").astype(np.float64) if a.dtype.kind == "u" else a
+
+
+def _bank(offsets: Array) -> int:
+    """The number of planes in a row that share an image, if it is the same all along."""
+    n = int(np.argmax(offsets != offsets[0])) or len(offsets)
+    if len(offsets) % n or (offsets.reshape(-1, n) != offsets[::n, None]).any():
+        return 1
+    return n
+
+
+def _stretches(marked: Array) -> Iterator[tuple[int, int, int]]:
+    """Marked neighbours in the rows of a table: (row, first, stop)."""
+    for row, marks in enumerate(marked):
+        edges = np.flatnonzero(np.diff(marks, prepend=0, append=0))
+        for first, stop in zip(edges[::2], edges[1::2], strict=True):
+            yield row, int(first), int(stop)
+
+
 class _Nothing(Operator):
     """Of an empty kernel or result: sums of no terms."""
 
@@ -91,6 +192,120 @@ class _Four(Operator):
             np.add(y.imag, term, out=y.imag)
 
 
+class _InParts(Operator):
+    """Part of a bank by part, where the spectra of all its kernels would fill the memory."""
+
+    method = "fft"
+
+    def __init__(
+        self,
+        module: ModuleType,
+        k: Array,
+        y_shape: tuple[int, ...],
+        offset: Pair,
+        codes: Pair,
+        checked: bool,
+    ) -> None:
+        super().__init__(module, k, offset, codes)
+        self.y_shape, self.checked = y_shape, checked
+
+    def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
+        batch = self.k.shape[:-2]
+        axis = next(n for n, size in enumerate(batch) if size > 1) - self.k.ndim
+        middle = self.k.shape[axis] // 2
+        for part in (slice(None, middle), slice(middle, None)):
+            at: tuple[Any, ...] = (..., part, *(slice(None),) * (-axis - 1))
+            op = _transformed(
+                self.module, self.k[at], y[at].shape, self.offset, self.codes, self.checked
+            )
+            alike = x.ndim < -axis or x.shape[axis] == 1
+            op(x if alike else x[at], y[at], fill, workers)
+
+
+# Bytes of spectra at a time.
+_SPECTRA = 1 << 24
+
+
+def _transformed(
+    module: ModuleType,
+    k: Array,
+    y_shape: tuple[int, ...],
+    offset: Pair,
+    codes: Pair,
+    checked: bool,
+) -> Operator:
+    lane, comps, _, kernels, outputs, taps = _problem(k, y_shape)
+    tile = _fft.tile(outputs, taps, comps, lane)
+    if kernels > 1 and kernels * tile.elements * 16 > _SPECTRA:
+        return _InParts(module, k, y_shape, offset, codes, checked)
+    return _Transformed(module, k, tile.n, offset, codes, checked)
+
+
+# Outputs times taps below which every other method takes its time for preparations.
+_SMALL = 100_000
+
+
+def direct_only(k_shape: tuple[int, ...], y_shape: tuple[int, ...], method: str) -> bool:
+    """Whether this is for the direct sum, whatever the kernel holds."""
+    if method == "auto":
+        return math.prod(y_shape) * k_shape[-2] * k_shape[-1] < _SMALL
+    return method == "direct"
+
+
+class Choice(NamedTuple):
+    """What 'auto' does with a kernel."""
+
+    method: str
+    reason: str
+    seconds: dict[str, float]  # predicted for one core, of each method that there is
+    factors: tuple[Array, Array] | None
+
+
+def choose(k: Array, y_shape: tuple[int, ...], thorough: bool = False) -> Choice:
+    """The method predicted to be fastest of those that the kernel's values allow.
+
+    `thorough`: with all that is possible in `seconds`, not only what could be the fastest.
+    """
+    problem = _problem(k, y_shape)
+    seconds = dict(_plan.seconds(*problem))
+    why, factors = "", None
+    if thorough or seconds.get("separable", math.inf) <= min(seconds.values()):
+        factors = _separable.factors(k) if "separable" in seconds else None
+        if factors is not None:
+            rank = factors[0].shape[-2]
+            seconds["separable"] = _plan.seconds(*problem, rank)["separable"]
+            why = "an outer product" if rank == 1 else f"a sum of {rank} outer products"
+            why = f"the kernel is {why}"
+        else:
+            seconds.pop("separable", None)
+    if "fft" in seconds and (thorough or seconds["fft"] <= min(seconds.values())):
+        refusal = _fft.refusal(_as_floats(k))
+        if refusal:
+            del seconds["fft"]
+            why = why or f"no transforms: {refusal}"
+    method = min(seconds, key=seconds.__getitem__)
+    return Choice(method, why, seconds, factors if method == "separable" else None)
+
+
+def explain(
+    module: ModuleType, k: Array, y_shape: tuple[int, ...]
+) -> tuple[str, str, dict[str, float]]:
+    """The method that 'auto' takes, why, and the predicted seconds of all that are possible."""
+    if k.size == 0 or 0 in y_shape:
+        return "direct", "there is nothing to compute", {"direct": 0.0}
+    choice = choose(k, y_shape, thorough=True)
+    seconds = choice.seconds
+    if k.dtype.kind == "c" and not module.COMPLEX:
+        return "direct", "the only one for this type", {"direct": 4 * seconds["direct"]}
+    if direct_only(k.shape, y_shape, "auto"):
+        return "direct", "the problem is small", seconds
+    method = choice.method
+    why = f"{choice.reason}; " if choice.reason else ""
+    others = [f"{name} {seconds[name]:.2g} s" for name in seconds if name != method]
+    than = f" (predicted {seconds[method]:.2g} s, {', '.join(others)})" if others else ""
+    return method, f"{why}{method} is " + (f"fastest{than}" if others else "all there is"), seconds
+
+
 def operator(
     module: ModuleType,
     k: Array,
@@ -98,14 +313,54 @@ def operator(
     y_shape: tuple[int, ...],
     offset: Pair,
     codes: Pair,
-    method: str = "direct",
+    method: str = "auto",
 ) -> Operator:
-    """The operator of kernel k (…, kh, kw) for images and results of these shapes."""
+    """The operator of kernel k (…, kh, kw) for images and results of these shapes.
+
+    With 'auto' the fastest one that the kernel's values allow.  ValueError if a method that was
+    asked for cannot do it.
+    """
     if k.size == 0 or 0 in y_shape:
         return _Nothing(module, k, offset, codes)
     if k.dtype.kind == "c" and not module.COMPLEX:
+        if method not in ("auto", "direct"):
+            raise ValueError(f"method={method!r} is not available for {k.dtype}")
         return _Four(module, k, offset, codes)
-    return Operator(module, k, offset, codes)
+    if direct_only(k.shape, y_shape, method):
+        return Operator(module, k, offset, codes)
+    if method == "auto":
+        choice = choose(k, y_shape)
+        if choice.factors is not None:
+            return _Separated(module, k, choice.factors, offset, codes)
+        if choice.method == "fft":
+            return _transformed(module, k, y_shape, offset, codes, checked=True)
+        return Operator(module, k, offset, codes)
+    if method == "separable":
+        factors = None if k.dtype.char in "gG" else _separable.factors(k)
+        if factors is None:
+            raise ValueError(
+                "method='separable' is not available: to within its rounding the kernel is no "
+                f"sum of at most {_separable.MOST_TERMS} outer products of at most "
+                f"{_separable.MOST_TAPS} elements, or there are no such loops for {k.dtype}"
+            )
+        return _Separated(module, k, factors, offset, codes)
+    refusal = _fft.refusal(_as_floats(k))
+    if refusal:
+        raise ValueError(f"method='fft' is not available: {refusal}")
+    return _transformed(module, k, y_shape, offset, codes, checked=False)
+
+
+def _problem(k: Array, y_shape: tuple[int, ...]) -> tuple[str, int, int, int, Pair, Pair]:
+    """What the cost model wants to know."""
+    real = k.real.dtype
+    return (
+        f"{real.kind}{real.itemsize}",
+        2 if k.dtype.kind == "c" else 1,
+        math.prod(y_shape[:-2]),
+        math.prod(k.shape[:-2]),
+        (y_shape[-2], y_shape[-1]),
+        (k.shape[-2], k.shape[-1]),
+    )
 
 
 def run(
@@ -117,7 +372,7 @@ def run(
     codes: Pair,
     fill: Array,
     workers: int,
-    method: str = "direct",
+    method: str = "auto",
 ) -> None:
     """y = window of the continued x, correlated with k; batches of x and k broadcast to y's."""
     operator(module, k, x.shape, y.shape, offset, codes, method)(x, y, fill, workers)
@@ -132,6 +387,11 @@ _ROWS_PER_SLAB = 32
 _TABLE = 1 << 17
 # Elements beyond the edges of all planes that are computed at a time before they are folded.
 _FOLDED = 1 << 18
+# By transforms: elements of a tile, in bytes; terms that a lane of the direct sum adds at a time
+# (GRAD_ROWS, GRAD_LANES of direct.pyx), by its bytes; pairs of tiles worth a transform back.
+_GRAD_BYTES = 1_200_000
+_GRAD_TERMS = 1024
+_PAIRS_PER_SLAB = 8
 
 
 def kernel_grad(
@@ -143,6 +403,7 @@ def kernel_grad(
     codes: tuple[int, int],
     fill: Array,
     workers: int,
+    method: str = "auto",
 ) -> Array:
     """Gradient to the kernel of every plane of dy, (*batch, kh, kw), in a type for summing."""
     batch = dy.shape[:-2]
@@ -150,7 +411,7 @@ def kernel_grad(
         (xr, xi), (gr, gi), (fr, fi) = _parts(x), _parts(dy), _parts(fill)
 
         def real(part: Array, g: Array, f: Array) -> Array:
-            return kernel_grad(module, part, g, k_shape, offset, codes, f, workers)
+            return kernel_grad(module, part, g, k_shape, offset, codes, f, workers, method)
 
         dk = np.empty((*batch, *k_shape), dy.dtype)
         dk.real = real(xr, gr, fr) + real(xi, gi, fi)
@@ -158,16 +419,81 @@ def kernel_grad(
         return dk
     # Partial sums of 32-bit floats are added in 64 bits; of other types in their own.
     sums = {"f": np.dtype("f8"), "F": np.dtype("c16")}.get(fill.dtype.char, fill.dtype)
-    taps = k_shape[0] * k_shape[1]
-    if dy.size == 0 or taps == 0:
+    if dy.size == 0 or 0 in k_shape:
         return np.zeros((*batch, *k_shape), sums)
-    count = math.prod(batch)
-    slabs = min(_MAX_SLABS // count, dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps)
-    table = np.zeros((count, max(slabs, 1), *k_shape), sums)
     planes = _planes(batch, x, dy, dy) if batch else _ONE_PLANE
+    ways = (x, dy, planes, k_shape, offset, codes, fill, sums, workers)
+    if method in ("direct", "separable"):
+        total = _grad_directly(module, *ways)
+    else:
+        total = _grad_by_transforms(module, *ways, asked=method == "fft")
+    return total.reshape(*batch, *k_shape)
+
+
+def _grad_directly(
+    module: ModuleType,
+    x: Array,
+    dy: Array,
+    planes: Array,
+    k_shape: Pair,
+    offset: Pair,
+    codes: Pair,
+    fill: Array,
+    sums: np.dtype[Any],
+    workers: int,
+) -> Array:
+    taps = k_shape[0] * k_shape[1]
+    slabs = min(_MAX_SLABS // len(planes), dy.shape[-2] // _ROWS_PER_SLAB, _TABLE // taps)
+    table = np.zeros((len(planes), max(slabs, 1), *k_shape), sums)
     module.correlate_kernel_grad(x, dy, table, *offset, *codes, fill, planes, workers)
     total: Array = table.sum(axis=1, dtype=sums)
-    return total.reshape(*batch, *k_shape)
+    return total
+
+
+def _grad_by_transforms(
+    module: ModuleType,
+    x: Array,
+    dy: Array,
+    planes: Array,
+    k_shape: Pair,
+    offset: Pair,
+    codes: Pair,
+    fill: Array,
+    sums: np.dtype[Any],
+    workers: int,
+    asked: bool,
+) -> Array:
+    """Where it is faster, or asked for; the planes that it must not touch directly."""
+    lane = fill.real.dtype
+    comps = 2 if fill.dtype.kind == "c" else 1
+    outputs = dy.shape[-2], dy.shape[-1]
+    problem = f"{lane.kind}{lane.itemsize}", comps, outputs, k_shape, _GRAD_BYTES // lane.itemsize
+    able = fill.dtype.char in "fdFD" and max(k_shape) <= _fft.LARGEST
+    if asked and not able:
+        raise ValueError(f"method='fft' is not available for a {k_shape} kernel of {fill.dtype}")
+    if not able or not (asked or _plan.transform_gradient(*problem)):
+        return _grad_directly(module, x, dy, planes, k_shape, offset, codes, fill, sums, workers)
+    # Three tiles at a time, so smaller ones than for correlation.
+    n0, n1 = _fft.tile(outputs, k_shape, comps, problem[0], problem[4]).n
+    tiles = -(-outputs[0] // (n0 - k_shape[0] + 1)) * -(-outputs[1] // (n1 - k_shape[1] + 1))
+    pairs = tiles if comps == 2 else (tiles + 1) // 2
+    most = max(min(_MAX_SLABS // len(planes), 2 * _TABLE // (k_shape[0] * k_shape[1])), 1)
+    per_slab = max(-(-pairs // most), min(_PAIRS_PER_SLAB, pairs))
+    table = np.zeros((len(planes), -(-pairs // per_slab), *k_shape), sums)
+    failed = np.zeros(table.shape[:2], np.uint8)
+    unit = float(np.finfo(lane).eps) / 2
+    method_kernels("fft", fill.dtype).correlate_kernel_grad(
+        x, dy, table, failed, *offset, *codes, fill, *_fft.axis(n0, lane), *_fft.axis(n1, lane),
+        planes, per_slab, _fft.GRAD_ERROR * unit,
+        math.inf if asked else min(math.prod(outputs), _GRAD_TERMS * lane.itemsize) * unit, workers,
+    )  # fmt: skip
+    total: Array = table.sum(axis=1, dtype=sums)
+    again = failed.any(axis=1)
+    if again.any():
+        total[again] = _grad_directly(
+            module, x, dy, planes[again], k_shape, offset, codes, fill, sums, workers
+        )
+    return total
 
 
 def image_grad(
@@ -179,6 +505,7 @@ def image_grad(
     bounds: tuple[str, str],
     zero: Array,
     workers: int,
+    method: str = "auto",
 ) -> Array:
     """Gradient to the image of every plane of dy, (*batch, H, W)."""
     # A full correlation of dy with the reversed kernel; either may be what slides, and the
@@ -187,7 +514,7 @@ def image_grad(
     (o0, o1), (kh, kw), (oh, ow) = offset, k.shape[-2:], dy.shape[-2:]
     k = np.conjugate(k) if k.dtype.kind == "c" else k
     if oh * ow < kh * kw and (dy.dtype.kind in "iu" or np.isfinite(dy).all()):
-        image, taps = k, dy.astype(k.dtype, copy=False)
+        image, taps, method = k, dy.astype(k.dtype, copy=False), "auto"
     else:
         image, taps = dy, k
     taps = np.ascontiguousarray(taps[..., ::-1, ::-1])
@@ -198,8 +525,8 @@ def image_grad(
         if out is None:
             out = np.empty((*dy.shape[:-2], i1 - i0, j1 - j0), dy.dtype)
         corner = (i0 - o0 - th + 1, j0 - o1 - tw + 1)
-        n = min(workers, useful_workers(out.size, th * tw))
-        run(module, image, taps, out, corner, codes, zero, n)
+        n = min(workers, _plan.useful_workers(out.size, th * tw))
+        run(module, image, taps, out, corner, codes, zero, n, method)
         return out
 
     dx = np.zeros((*dy.shape[:-2], *x_shape), dy.dtype)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import numpy as np
+
+from fastcorr import _fft, _separable
+from fastcorr._costs import COSTS
+from fastcorr._dispatch import ISA
 from fastcorr._workers import check_workers, get_workers
 
-METHODS = ("auto", "direct")
+DType = np.dtype[Any]
+Pair = tuple[int, int]
+
+METHODS = ("auto", "direct", "separable", "fft")
 
 # A thread must save more than it costs to wake (some 10 us when it has gone to sleep).  Work is
 # counted in multiply-adds, at about 40 per ns; a pixel costs at least the moving of it.
@@ -28,3 +39,58 @@ def choose_workers(workers: object, useful: int) -> int:
     if workers is not None:
         return check_workers(workers)
     return 1 if useful == 1 else min(get_workers(), useful)
+
+
+# ---------------------------------------------------------------- cost model
+
+# Long double is computed without vectors: its costs are not in the table.
+_LANES = COSTS[ISA]
+_OTHER = {"direct": (1500.0, 0.0, 1.0, 1.0)}
+
+
+def features(
+    lane: str, comps: int, planes: int, kernels: int, outputs: Pair, k: Pair, rank: int = 1
+) -> dict[str, tuple[float, ...]]:
+    """What each method has to do for a problem, in the units of `_costs`.
+
+    `lane` is kind and bytes of the kernels' lanes, of `comps` in an element; `rank` that of the
+    kernels, of which the separable method makes as many passes.
+    """
+    pixels = planes * outputs[0] * outputs[1] * comps
+    work: dict[str, tuple[float, ...]] = {
+        "direct": (1, kernels, pixels, pixels * k[0] * k[1] * comps)
+    }
+    if lane not in _LANES:
+        return work
+    if max(k) <= _separable.MOST_TAPS:
+        taps = rank * sum(n for n in k if n > 1) * comps  # a 1 x n kernel has one pass
+        work["separable"] = (1, kernels, pixels, pixels * taps)
+    if max(k) <= _fft.LARGEST:
+        tile = _fft.tile(outputs, k, comps, lane)
+        work["fft"] = (1, kernels, *(planes * w for w in tile.work), kernels * tile.elements)
+    return work
+
+
+@functools.lru_cache(maxsize=1024)
+def seconds(
+    lane: str, comps: int, planes: int, kernels: int, outputs: Pair, k: Pair, rank: int = 1
+) -> dict[str, float]:
+    """Predicted seconds of each method that there is for a problem, on one core."""
+    costs = _LANES.get(lane, _OTHER)
+    work = features(lane, comps, planes, kernels, outputs, k, rank)
+    return {
+        method: 1e-9 * sum(a * b for a, b in zip(amounts, costs[method], strict=True))
+        for method, amounts in work.items()
+    }
+
+
+# A pair of tiles of the kernel gradient beside one of the correlation: two transforms forth.
+_GRADIENT_PAIR = 1.4
+
+
+def transform_gradient(lane: str, comps: int, outputs: Pair, k: Pair, most: int) -> bool:
+    """Whether transforms give the kernel gradient of a plane sooner than direct sums."""
+    direct = seconds(lane, comps, 1, 1, outputs, k)["direct"]
+    call, kernel = _LANES[lane]["fft"][:2]
+    tiles = _fft.tile(outputs, k, comps, lane, most).seconds
+    return direct > 1e-9 * (call + kernel) + _GRADIENT_PAIR * tiles

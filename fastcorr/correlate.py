@@ -1,28 +1,33 @@
 """The SciPy face: `correlate2d`, `convolve2d`, the bare `corr2d`, and their gradients.
 
-Every call goes one way: shapes, types and names are checked and become a plan (`_Plan`), in it
-the mode an output window over the continued image (`_boundary.window`); then the kernels are
-called once for all planes (`_engine`).  A gradient is the adjoint of the same steps in reverse.
+Every call goes one way: shapes, types and names are checked and become a geometry (`_Geometry`,
+kept for the next call), in it the mode an output window over the continued image
+(`_boundary.window`); the kernel becomes an operator of `_engine`, which is applied once for all
+planes.  A plan keeps its operator, a call makes one.  A gradient is the adjoint of the same steps
+in reverse.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex, overload
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from fastcorr import _engine
 from fastcorr._boundary import CODES, check_boundary, check_mode, window
 from fastcorr._dispatch import kernels
-from fastcorr._engine import image_grad, kernel_grad, run
 from fastcorr._plan import check_method, choose_workers, useful_workers
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
+Lags = tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
+# Computes y = the window of the continued x, correlated with k: (x, k, y, fill, workers).
+Run = Callable[[Array, Array, Array, Array, int], None]
 
 # ---------------------------------------------------------------- operands
 
@@ -123,7 +128,35 @@ def _axes_pair(axes: tuple[int, ...], ndim: int, name: str) -> tuple[int, int]:
 # ---------------------------------------------------------------- what shapes and types decide
 
 
-class _Plan:
+def _runner(
+    module: ModuleType,
+    dtype: DType,
+    k_shape: tuple[int, ...],
+    x_shape: tuple[int, ...],
+    y_shape: tuple[int, ...],
+    offset: tuple[int, int],
+    codes: tuple[int, int],
+    method: str,
+) -> tuple[Run, bool]:
+    """How such a call is computed, and whether it is by the direct sum whatever k holds."""
+    (o0, o1), (b0, b1) = offset, codes
+    correlate, planes = module.correlate, _engine._ONE_PLANE
+
+    def direct(x: Array, k: Array, y: Array, fill: Array, workers: int) -> None:
+        correlate(x, k, y, o0, o1, b0, b1, fill, planes, workers)
+
+    def general(x: Array, k: Array, y: Array, fill: Array, workers: int) -> None:
+        op = _engine.operator(module, k, x_shape, y_shape, offset, codes, method)
+        op(x, y, fill, workers)
+
+    plain = len(y_shape) == 2 and 0 not in (*k_shape, *y_shape)
+    plain = plain and (dtype.kind != "c" or module.COMPLEX)
+    if plain and _engine.direct_only(k_shape, y_shape, method):
+        return direct, True
+    return general, False
+
+
+class _Geometry:
     """All of a call that does not depend on the arrays' contents: made once, kept.
 
     The operands become an image x and a kernel k with the correlated axes last.  In 'valid'
@@ -142,6 +175,8 @@ class _Plan:
         boundary: str | tuple[str, str],
         axes: tuple[int, ...] | None,
         dtype: DType | None,
+        lags: Lags | None,
+        method: str,
     ) -> None:
         name1, name2 = _names(function)
         shapes = f"{name1} has shape {shape1}, {name2} has shape {shape2}"
@@ -183,45 +218,64 @@ class _Plan:
                     "For 'valid' mode, one must be at least as large as the other in every "
                     f"dimension; {shapes}"
                 )
-        convolve = function == "convolve2d"
+        convolve = function.endswith("convolve2d")
         self.swapped = swapped
         self.x_flip = swapped and not convolve
         self.k_flip = swapped or convolve
-        self.k_conj = self.dtype.kind == "c" and function == "correlate2d"
+        self.k_conj = self.dtype.kind == "c" and function.endswith("correlate2d")
         self.y_conj = self.k_conj and swapped
         x, k = (core2, core1) if swapped else (core1, core2)
         self.offset, core = window(mode, x, k, convolve)
-        self.shape = (*batch, *core)
-        self.out_shape = self.shape if self.axes is None else _join(batch, core, self.axes[2])
         if core[0] < 0 or core[1] < 0:
             raise ValueError(f"negative dimensions are not allowed; {shapes}")
+        if lags is not None:
+            ranges = [range(n)[slice(*lag)] for n, lag in zip(core, lags, strict=True)]
+            self.offset = (self.offset[0] + ranges[0].start, self.offset[1] + ranges[1].start)
+            core = (len(ranges[0]), len(ranges[1]))
+        self.shape = (*batch, *core)
+        self.out_shape = self.shape if self.axes is None else _join(batch, core, self.axes[2])
         for n, bound in zip(x, self.bounds, strict=True):
             if n == 0 and bound != "fill" and 0 not in core:
                 raise ValueError(f"boundary={bound!r} cannot continue an empty axis; {shapes}")
         self.codes = CODES[self.bounds[0]], CODES[self.bounds[1]]
         self.module, self.lanes = kernels(self.dtype)
         self.zero = np.zeros(1, self.lanes)
-        self.narrows = dtype is not None  # only then may a cast overflow
         taps = k[0] * k[1] * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = useful_workers(math.prod(self.shape), taps)
+        self.k_ready = (  # in2 is the kernel as it is applied, if laid out so too
+            self.axes is None and not self.k_flip and not self.k_conj and dtype2 == self.lanes
+        )
+        x_batch, k_batch = (self.batch2, self.batch1) if swapped else (self.batch1, self.batch2)
+        self.k_shape, self.x_shape = (*k_batch, *k), (*x_batch, *x)
+        self.method = method
+        self.run, self.direct = _runner(
+            self.module, self.dtype, self.k_shape, self.x_shape, self.shape,
+            self.offset, self.codes, method,
+        )  # fmt: skip
 
     def operands(self, in1: Array, in2: Array) -> tuple[Array, Array]:
-        """x as the kernels read it and k as they apply it, which is always a copy."""
-        if self.axes is not None:
-            in1, in2 = self.core(in1, 0), self.core(in2, 1)
+        """x as the kernels read it and k as they apply it."""
+        if self.k_ready and in2.flags.carray:
+            return in1, in2
         x, k = (in2, in1) if self.swapped else (in1, in2)
-        if self.x_flip:
-            x = x[..., ::-1, ::-1]
+        return self.image(x), self.kernel(k)
+
+    def image(self, x: Array) -> Array:
+        """A view of the operand that is the image."""
+        x = self.core(x, 1 if self.swapped else 0)
+        return x[..., ::-1, ::-1] if self.x_flip else x
+
+    def kernel(self, k: Array) -> Array:
+        """A copy of the operand that is the kernel."""
+        k = self.core(k, 0 if self.swapped else 1)
         if self.k_flip:
             k = k[..., ::-1, ::-1]
-        if self.narrows:
+        if k.dtype.kind in "fc" and k.dtype != self.lanes:
             with np.errstate(all="ignore"):  # silent as the kernels are
                 k = k.astype(self.lanes, "C")
         else:
             k = k.astype(self.lanes, "C")
-        if self.k_conj:
-            np.conjugate(k, out=k)
-        return x, k
+        return np.conjugate(k, out=k) if self.k_conj else k
 
     def fill(self, fillvalue: npt.ArrayLike) -> Array:
         """The fill value as the kernels take it."""
@@ -238,38 +292,85 @@ class _Plan:
         return a if self.axes is None else np.moveaxis(a, (-2, -1), self.axes[which])
 
 
-_make_plan = functools.lru_cache(maxsize=1024)(_Plan)
+# Geometries by what they are made of.  More than this and the memory is worth more than the time.
+_KEPT = 1024
+_geometries: dict[tuple[object, ...], _Geometry] = {}
 
 
-def _plan(
+def _geometry(
     function: str,
-    in1: Array,
-    in2: Array,
+    shape1: tuple[int, ...],
+    dtype1: DType,
+    shape2: tuple[int, ...],
+    dtype2: DType,
     mode: object,
     boundary: object,
     axes: object,
     dtype: DType | None,
-) -> _Plan:
-    if type(boundary) is not str:
-        boundary = tuple(boundary) if type(boundary) is list else boundary
-        try:
-            hash(boundary)
-        except TypeError:
-            message = f"boundary must be a name or a pair of names, got {boundary!r}"
-            raise TypeError(message) from None
+    lags: object,
+    method: object,
+) -> _Geometry:
     if axes is not None:
+        axes = _integers(axes)
+    if lags is not None:
+        lags = _ranges(lags)
+    if type(boundary) is not str:
+        boundary = _names_of(boundary)
+    if type(method) is not str:
+        method = check_method(method)
+    key = (function, shape1, dtype1, shape2, dtype2, mode, boundary, axes, dtype, lags, method)
+    try:
+        return _geometries[key]
+    except KeyError:
+        pass
+    # An unhashable mode has been a TypeError, as in SciPy.
+    check_method(method)
+    made = _Geometry(*key)  # type: ignore[arg-type]
+    if len(_geometries) >= _KEPT:
+        _geometries.clear()
+    _geometries[key] = made
+    return made
+
+
+def _integers(axes: object) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(a) for a in axes)  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
+
+
+def _names_of(boundary: object) -> object:
+    boundary = tuple(boundary) if type(boundary) is list else boundary
+    try:
+        hash(boundary)
+    except TypeError:
+        message = f"boundary must be a name or a pair of names, got {boundary!r}"
+        raise TypeError(message) from None
+    return boundary
+
+
+def _ranges(lags: object) -> Lags:
+    """The bounds of a pair of slices."""
+    if not isinstance(lags, (tuple, list)) or not all(isinstance(lag, slice) for lag in lags):
+        raise TypeError(f"lags must be a pair of slices or None, got {lags!r}")
+    if len(lags) != 2:
+        raise ValueError(f"lags must be a pair of slices, got {lags!r}")
+    bounds = []
+    for lag in lags:
         try:
-            axes = tuple(operator.index(a) for a in axes)  # type: ignore[attr-defined]
+            start, stop, step = (
+                None if n is None else operator.index(n) for n in (lag.start, lag.stop, lag.step)
+            )
         except TypeError:
-            raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
-    # Plans are kept by their arguments: an unhashable mode is a TypeError here, as in SciPy.
-    return _make_plan(
-        function, in1.shape, in1.dtype, in2.shape, in2.dtype, mode, boundary, axes, dtype
-    )
+            raise TypeError(f"lags must be slices of integers, got {lag}") from None
+        if step not in (None, 1):
+            raise ValueError(f"lags must be slices of step 1, got {lag}")
+        bounds.append((start, stop))
+    return bounds[0], bounds[1]
 
 
 def _names(function: str) -> tuple[str, str]:
-    return ("x", "k") if function == "corr2d" else ("in1", "in2")
+    return ("in1", "in2") if function in ("correlate2d", "convolve2d") else ("x", "k")
 
 
 def _split(
@@ -301,44 +402,198 @@ def _call(
     axes: object,
     out: Array | None,
     dtype: npt.DTypeLike | None,
+    lags: object,
     method: object,
     workers: object,
 ) -> Array:
-    name1, name2 = _names(function)
-    a, b = _asarray(in1, name1), _asarray(in2, name2)
-    if method != "auto":
-        check_method(method)
-    asked = None if dtype is None else np.dtype(dtype)
-    if out is not None:
+    a = in1 if type(in1) is np.ndarray else _asarray(in1, _names(function)[0])
+    b = in2 if type(in2) is np.ndarray else _asarray(in2, _names(function)[1])
+    asked = None if out is None and dtype is None else _asked(dtype, out)
+    geometry = _geometry(
+        function, a.shape, a.dtype, b.shape, b.dtype, mode, boundary, axes, asked, lags, method
+    )
+    n = choose_workers(workers, geometry.useful_workers)
+    fill = geometry.fill(fillvalue)
+    x, k = geometry.operands(a, b)
+    if out is None:
+        return _result(geometry, geometry.run, x, k, fill, n)
+    return _result_into(out, geometry, geometry.run, x, k, fill, n)
+
+
+def _asked(dtype: npt.DTypeLike | None, out: object) -> DType | None:
+    """The result type that dtype= and out= ask for."""
+    asked: DType | None = None if dtype is None else np.dtype(dtype)
+    if out is None:
+        return asked
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if asked is not None and out.dtype.newbyteorder("=") != asked.newbyteorder("="):
+        raise TypeError(f"out has dtype {out.dtype}, but dtype={asked} was asked for")
+    result: DType = out.dtype
+    return result
+
+
+def _result(geometry: _Geometry, run: Run, x: Array, k: Array, fill: Array, workers: int) -> Array:
+    y = np.empty(geometry.shape, geometry.dtype)
+    run(x, k, y, fill, workers)
+    if geometry.y_conj:
+        np.conjugate(y, out=y)
+    return y if geometry.axes is None else geometry.natural(y, 2)
+
+
+def _result_into(
+    out: Array, geometry: _Geometry, run: Run, x: Array, k: Array, fill: Array, workers: int
+) -> Array:
+    if out.shape != geometry.out_shape:
+        raise ValueError(f"out must have shape {geometry.out_shape}, got {out.shape}")
+    flags = out.flags
+    if not flags.writeable:
+        raise ValueError("out is read-only")
+    # What an array owns it shares with its views alone; asking NumPy takes ten times longer.
+    if flags.owndata and x.flags.owndata and k.flags.owndata:
+        shared = out is x or out is k
+    else:
+        shared = np.may_share_memory(out, x) or np.may_share_memory(out, k)
+    if shared or not flags.aligned or not out.dtype.isnative:
+        out[...] = _result(geometry, run, x, k, fill, workers)
+        return out
+    y = out if geometry.axes is None else geometry.core(out, 2)
+    run(x, k, y, fill, workers)
+    if geometry.y_conj:
+        np.conjugate(y, out=y)
+    return out
+
+
+# ---------------------------------------------------------------- plans
+
+
+class CorrelationPlan:
+    """A correlation or convolution with one kernel, made ready for images of one shape.
+
+    Made by `plan_correlate2d` and `plan_convolve2d`, which say what it does.
+    """
+
+    __slots__ = (
+        "_arguments", "_dtypes", "_fill", "_function", "_geometry", "_k", "_k_dtype", "_run",
+        "_workers", "_x", "dtype", "method", "out_shape", "shape",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        function: str,
+        k: npt.ArrayLike,
+        shape: Sequence[int],
+        mode: str,
+        boundary: str | Sequence[str],
+        fillvalue: npt.ArrayLike,
+        axes: Sequence[int] | None,
+        dtype: npt.DTypeLike | None,
+        lags: Sequence[slice] | None,
+        method: str,
+        workers: SupportsIndex | None,
+    ) -> None:
+        kernel = _asarray(k, "k").copy()
+        try:
+            self.shape = tuple(operator.index(n) for n in shape)
+        except TypeError:
+            raise TypeError(f"shape must be a sequence of integers, got {shape!r}") from None
+        if any(n < 0 for n in self.shape):
+            raise ValueError(f"shape must not be negative, got {self.shape}")
+        asked = None if dtype is None else np.dtype(dtype)
+        self._k_dtype = kernel.dtype
+        self._geometry = geometry = _geometry(
+            function, self.shape, kernel.dtype, kernel.shape, kernel.dtype, mode, boundary, axes,
+            asked, lags, method,
+        )  # fmt: skip
+        choose_workers(workers, 1)
+        self.out_shape = geometry.out_shape
+        self.dtype = geometry.dtype
+        self._function, self._workers = function, workers
+        self._arguments = (
+            function, kernel, self.shape, mode, boundary, fillvalue, axes, asked, lags, method,
+            workers,
+        )  # fmt: skip
+        self._dtypes = {kernel.dtype} if asked is None else {asked, kernel.dtype}
+        self._fill = geometry.fill(fillvalue)
+        self._x: Array | None = None
+        self._k: Array | None = None
+        self._run = geometry.run
+        self.method = "direct" if geometry.direct else method
+        if geometry.swapped:
+            self._x = geometry.image(kernel)
+            return
+        self._k = geometry.kernel(kernel)
+        if not geometry.direct:
+            op = _engine.operator(
+                geometry.module, self._k, geometry.x_shape, geometry.shape, geometry.offset,
+                geometry.codes, method,
+            )  # fmt: skip
+            self._run = lambda x, k, y, fill, workers: op(x, y, fill, workers)
+            self.method = op.method
+
+    def __call__(
+        self, x: npt.ArrayLike, out: Array | None = None, workers: SupportsIndex | None = None
+    ) -> Array:
+        """Apply the plan to an image.
+
+        Parameters
+        ----------
+        x : array_like
+            The image, of the planned shape.
+        out : ndarray, optional
+            Array for the result, of the plan's `out_shape` and `dtype`.
+        workers : int, optional
+            Number of threads.  By default the plan's.
+
+        Returns
+        -------
+        ndarray
+            The result; `out` if that was given.
+        """
+        a = x if type(x) is np.ndarray else _asarray(x, "x")
+        if a.shape != self.shape:
+            raise ValueError(f"x must have the planned shape {self.shape}, got {a.shape}")
+        if a.dtype not in self._dtypes:
+            self._accept(a.dtype)
+        geometry, image, k = self._geometry, self._x, self._k
+        n = choose_workers(self._workers if workers is None else workers, geometry.useful_workers)
+        if k is None:
+            k = geometry.kernel(a)
+        if image is None:
+            image = a if geometry.k_ready else geometry.image(a)
+        if out is None:
+            return _result(geometry, self._run, image, k, self._fill, n)
+        if type(out) is not np.ndarray or out.dtype is not self.dtype:
+            self._check_type(out)
+        return _result_into(out, geometry, self._run, image, k, self._fill, n)
+
+    def _check_type(self, out: object) -> None:
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-        if asked is not None and out.dtype.newbyteorder("=") != asked.newbyteorder("="):
-            raise TypeError(f"out has dtype {out.dtype}, but dtype={asked} was asked for")
-        asked = out.dtype
-    plan = _plan(function, a, b, mode, boundary, axes, asked)
-    n = choose_workers(workers, plan.useful_workers)
-    fill = plan.fill(fillvalue)
-    x, k = plan.operands(a, b)
-    if out is None:
-        y = np.empty(plan.shape, plan.dtype)
-        run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
-        if plan.y_conj:
-            np.conjugate(y, out=y)
-        return plan.natural(y, 2)
+        if out.dtype.newbyteorder("=") != self.dtype:
+            raise TypeError(f"out has dtype {out.dtype}, but the plan computes {self.dtype}")
 
-    if out.shape != plan.out_shape:
-        raise ValueError(f"out must have shape {plan.out_shape}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only")
-    target = plan.core(out, 2)
-    plain = out.flags.aligned and out.dtype.isnative and not np.may_share_memory(out, x)
-    y = target if plain else np.empty(plan.shape, plan.dtype)
-    run(plan.module, x, k, y, plan.offset, plan.codes, fill, n)
-    if plan.y_conj:
-        np.conjugate(y, out=y)
-    if not plain:
-        target[...] = y
-    return out
+    def _accept(self, dtype: DType) -> None:
+        """Take images of another type, or say why not."""
+        asked: DType | None = self._arguments[7]
+        _check_number(self._function, "x", dtype)
+        result = _result_dtype(self._function, dtype, self._k_dtype, asked)
+        if result != self.dtype:
+            raise TypeError(
+                f"x is {dtype}, and with a kernel of {self._k_dtype} gives {result}, but the "
+                f"plan computes {self.dtype}; make it with dtype={result.name!r}, or "
+                f"{self.dtype.name!r} if x is to be converted"
+            )
+        self._dtypes.add(dtype)
+
+    def __repr__(self) -> str:
+        return (
+            f"<fastcorr.{self._function}: images {self.shape}, kernel {self._arguments[1].shape}, "
+            f"result {self.out_shape} {self.dtype}, method {self.method!r}>"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return CorrelationPlan, self._arguments
 
 
 # ---------------------------------------------------------------- gradients
@@ -382,6 +637,8 @@ def _vjp(
     fillvalue: npt.ArrayLike,
     axes: object,
     needs: object,
+    lags: object,
+    method: object,
     workers: object,
 ) -> tuple[Array | None, Array | None]:
     names = _names(function)
@@ -392,40 +649,50 @@ def _vjp(
         raise TypeError(f"dy is complex ({g.dtype}), but the result that it belongs to is real")
     need1, need2 = _needed(needs, names)
     dtype = np.result_type(a.dtype, b.dtype, g.dtype)
-    plan = _plan(function, a, b, mode, boundary, axes, dtype)
-    if g.shape != plan.out_shape:
-        raise ValueError(f"dy must have the shape of the result, {plan.out_shape}, got {g.shape}")
-    n = choose_workers(workers, plan.useful_workers)
+    geometry = _geometry(
+        function, a.shape, a.dtype, b.shape, b.dtype, mode, boundary, axes, dtype, lags, method
+    )
+    if g.shape != geometry.out_shape:
+        raise ValueError(
+            f"dy must have the shape of the result, {geometry.out_shape}, got {g.shape}"
+        )
+    n = choose_workers(workers, geometry.useful_workers)
     forward = np.result_type(a.dtype, b.dtype)
-    if "fill" in plan.bounds and _supported(forward):
+    if "fill" in geometry.bounds and _supported(forward):
         fillvalue = _fill_element(fillvalue, forward)  # as the result itself saw it
-    fill = plan.fill(fillvalue)
-    g = plan.core(g, 2).astype(dtype, copy=False)
-    if plan.y_conj:
+    fill = geometry.fill(fillvalue)
+    g = geometry.core(g, 2).astype(dtype, copy=False)
+    if geometry.y_conj:
         g = np.conjugate(g)
-    x, k = plan.operands(a, b)
-    x_batch, k_batch = plan.batch1, plan.batch2
+    x, k = geometry.operands(a, b)
+    x_batch, k_batch = geometry.batch1, geometry.batch2
     need_x, need_k = need1, need2
-    if plan.swapped:
+    if geometry.swapped:
         (x_batch, k_batch), (need_x, need_k) = (k_batch, x_batch), (need_k, need_x)
     dx = dk = None
     with np.errstate(all="ignore"):  # silent as the kernels are
         if need_x:
-            dx = image_grad(plan.module, g, k, x.shape[-2:], plan.offset, plan.bounds, plan.zero, n)
+            dx = _engine.image_grad(
+                geometry.module, g, k, x.shape[-2:], geometry.offset, geometry.bounds,
+                geometry.zero, n, geometry.method,
+            )  # fmt: skip
             dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
-            if plan.x_flip:
+            if geometry.x_flip:
                 dx = dx[..., ::-1, ::-1]
         if need_k:
-            dk = kernel_grad(plan.module, x, g, k.shape[-2:], plan.offset, plan.codes, fill, n)
+            dk = _engine.kernel_grad(
+                geometry.module, x, g, k.shape[-2:], geometry.offset, geometry.codes, fill, n,
+                geometry.method,
+            )  # fmt: skip
             dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
-            if plan.k_conj:
+            if geometry.k_conj:
                 dk = np.conjugate(dk)
-            if plan.k_flip:
+            if geometry.k_flip:
                 dk = dk[..., ::-1, ::-1]
-        d1, d2 = (dk, dx) if plan.swapped else (dx, dk)
+        d1, d2 = (dk, dx) if geometry.swapped else (dx, dk)
         return (
-            None if d1 is None else _like(plan.natural(d1, 0), a.dtype),
-            None if d2 is None else _like(plan.natural(d2, 1), b.dtype),
+            None if d1 is None else _like(geometry.natural(d1, 0), a.dtype),
+            None if d2 is None else _like(geometry.natural(d2, 1), b.dtype),
         )
 
 
@@ -442,6 +709,7 @@ def correlate2d(
     axes: Sequence[int] | None = None,
     out: Array | None = None,
     dtype: npt.DTypeLike | None = None,
+    lags: Sequence[slice] | None = None,
     method: str = "auto",
     workers: SupportsIndex | None = None,
 ) -> Array:
@@ -494,8 +762,23 @@ def correlate2d(
         Type of the result, in which sums are accumulated.  By default the inputs' promoted
         type, in which integers wrap around as in SciPy.  ``dtype='float32'`` or ``'int32'``
         with an image of bytes converts it as it is read, without a converted copy.
-    method : {'auto', 'direct'}, optional
-        Algorithm; at present the direct sum is the only one.
+    lags : pair of slice, optional
+        Compute only ``result[lags[0], lags[1]]``, a window of what the mode gives: slices of
+        step 1, whose bounds may be negative or missing as in any indexing.
+    method : {'auto', 'direct', 'separable', 'fft'}, optional
+        Algorithm:
+
+        ``auto``
+            the one that is predicted to be fastest and keeps the error bound of the direct sum
+            (default; `choose_method` tells which);
+        ``direct``
+            the sum of the definition;
+        ``separable``
+            rows, then columns, for kernels that are sums of up to three outer products;
+        ``fft``
+            Fourier transforms of tiles.  Errors are small beside the largest values of a tile,
+            not beside each output.  Results of integers are exact: where that is not certain,
+            and where the image is not finite, the direct sum is taken.
     workers : int, optional
         Number of threads; -1 is all CPUs.  By default `get_workers`, and one where the work is
         too small to gain.  It never changes a bit of the result.
@@ -510,9 +793,10 @@ def correlate2d(
     ------
     ValueError
         For inputs that are not 2-D (without `axes`), a number type without kernels (bool with
-        bool, float16, objects, …), an unknown name, a `fillvalue` that the result's type
-        cannot hold, in ``'valid'`` mode an empty input or two that do not fit into each other,
-        an empty image with a boundary other than ``fill``, or an `out` of another shape.
+        bool, float16, objects, …), an unknown name, a `method` that cannot compute this, a
+        `fillvalue` that the result's type cannot hold, in ``'valid'`` mode an empty input or
+        two that do not fit into each other, an empty image with a boundary other than ``fill``,
+        or an `out` of another shape.
     TypeError
         For masked arrays with masked elements, a `dtype` or `out` that cannot hold the result,
         or arguments of a wrong kind.
@@ -521,6 +805,8 @@ def correlate2d(
     --------
     convolve2d : the same with the kernel reversed.
     correlate2d_vjp : its gradients.
+    plan_correlate2d : the same kernel for many images.
+    choose_method : what ``method='auto'`` does.
     corr2d : the bare valid correlation.
 
     Notes
@@ -531,13 +817,17 @@ def correlate2d(
         out[m, n] = sum over a, b of X[m + o + a, n + o' + b] * conj(in2[a, b])
 
     Where SciPy is wrong or stops the interpreter, fastcorr is right or raises: see "Coming
-    from SciPy" in the documentation.  The sum is taken directly, with a register tile over
-    rows and columns of the output as in [1]_.
+    from SciPy" in the documentation.  The direct sum is taken with a register tile over rows
+    and columns of the output as in [1]_; the transforms are overlap-save [2]_ by radix 3, 4, 5
+    and 8 without reordering; the separable method finds its factors by cross approximation [3]_.
 
     References
     ----------
     .. [1] K. Goto and R. A. van de Geijn, "Anatomy of high-performance matrix
        multiplication", ACM Transactions on Mathematical Software 34 (3), 2008.
+    .. [2] A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal Processing", section 8.7.
+    .. [3] M. Bebendorf, "Approximation of boundary element matrices", Numerische Mathematik
+       86, 2000.
 
     Examples
     --------
@@ -557,9 +847,17 @@ def correlate2d(
     >>> images, kernels = np.ones((5, 1, 32, 32)), np.ones((4, 3, 3))
     >>> correlate2d(images, kernels, "same", "symm", axes=(-2, -1)).shape
     (5, 4, 32, 32)
+
+    Only a window of the result, here of the lags from -1 to 1 of a 32 x 32 image with itself:
+
+    >>> image = np.ones((32, 32))
+    >>> correlate2d(image, image, lags=(slice(30, 33), slice(30, 33)))
+    array([[ 961.,  992.,  961.],
+           [ 992., 1024.,  992.],
+           [ 961.,  992.,  961.]])
     """
     return _call(
-        "correlate2d", in1, in2, mode, boundary, fillvalue, axes, out, dtype, method, workers
+        "correlate2d", in1, in2, mode, boundary, fillvalue, axes, out, dtype, lags, method, workers
     )
 
 
@@ -573,6 +871,7 @@ def convolve2d(
     axes: Sequence[int] | None = None,
     out: Array | None = None,
     dtype: npt.DTypeLike | None = None,
+    lags: Sequence[slice] | None = None,
     method: str = "auto",
     workers: SupportsIndex | None = None,
 ) -> Array:
@@ -599,8 +898,10 @@ def convolve2d(
         Array for the result.
     dtype : dtype, optional
         Type of the result, in which sums are accumulated.
-    method : {'auto', 'direct'}, optional
-        Algorithm.
+    lags : pair of slice, optional
+        Compute only this window of the result.
+    method : {'auto', 'direct', 'separable', 'fft'}, optional
+        Algorithm, as for `correlate2d`.
     workers : int, optional
         Number of threads.
 
@@ -633,7 +934,7 @@ def convolve2d(
     array([[ 1, 12, 23, 30]])
     """
     return _call(
-        "convolve2d", in1, in2, mode, boundary, fillvalue, axes, out, dtype, method, workers
+        "convolve2d", in1, in2, mode, boundary, fillvalue, axes, out, dtype, lags, method, workers
     )
 
 
@@ -647,6 +948,8 @@ def correlate2d_vjp(
     fillvalue: npt.ArrayLike = ...,
     *,
     axes: Sequence[int] | None = ...,
+    lags: Sequence[slice] | None = ...,
+    method: str = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array, Array]: ...
 @overload
@@ -659,6 +962,8 @@ def correlate2d_vjp(
     fillvalue: npt.ArrayLike = ...,
     *,
     axes: Sequence[int] | None = ...,
+    lags: Sequence[slice] | None = ...,
+    method: str = ...,
     needs: Iterable[str],
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array | None, Array | None]: ...
@@ -671,6 +976,8 @@ def correlate2d_vjp(
     fillvalue: npt.ArrayLike = 0,
     *,
     axes: Sequence[int] | None = None,
+    lags: Sequence[slice] | None = None,
+    method: str = "auto",
     needs: Iterable[str] = ("in1", "in2"),
     workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None]:
@@ -683,7 +990,7 @@ def correlate2d_vjp(
     ----------
     dy : array_like
         Gradient to the result, in the result's shape.
-    in1, in2, mode, boundary, fillvalue, axes
+    in1, in2, mode, boundary, fillvalue, axes, lags
         As they were given to `correlate2d`.
     needs : sequence of {'in1', 'in2'}, optional
         The gradients wanted.  Default both.
@@ -735,7 +1042,9 @@ def correlate2d_vjp(
            [ 1.,  0.,  0., -1.],
            [ 1.,  0.,  0., -1.]])
     """
-    return _vjp("correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers)
+    return _vjp(
+        "correlate2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, lags, method, workers
+    )
 
 
 @overload
@@ -748,6 +1057,8 @@ def convolve2d_vjp(
     fillvalue: npt.ArrayLike = ...,
     *,
     axes: Sequence[int] | None = ...,
+    lags: Sequence[slice] | None = ...,
+    method: str = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array, Array]: ...
 @overload
@@ -760,6 +1071,8 @@ def convolve2d_vjp(
     fillvalue: npt.ArrayLike = ...,
     *,
     axes: Sequence[int] | None = ...,
+    lags: Sequence[slice] | None = ...,
+    method: str = ...,
     needs: Iterable[str],
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array | None, Array | None]: ...
@@ -772,6 +1085,8 @@ def convolve2d_vjp(
     fillvalue: npt.ArrayLike = 0,
     *,
     axes: Sequence[int] | None = None,
+    lags: Sequence[slice] | None = None,
+    method: str = "auto",
     needs: Iterable[str] = ("in1", "in2"),
     workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None]:
@@ -781,7 +1096,7 @@ def convolve2d_vjp(
     ----------
     dy : array_like
         Gradient to the result, in the result's shape.
-    in1, in2, mode, boundary, fillvalue, axes
+    in1, in2, mode, boundary, fillvalue, axes, lags
         As they were given to `convolve2d`.
     needs : sequence of {'in1', 'in2'}, optional
         The gradients wanted.  Default both.
@@ -813,7 +1128,9 @@ def convolve2d_vjp(
     >>> convolve2d_vjp(np.array([[1.0, 0.0, 0.0, 0.0]]), x, k)
     (array([[1., 0., 0.]]), array([[1., 0.]]))
     """
-    return _vjp("convolve2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, workers)
+    return _vjp(
+        "convolve2d", dy, in1, in2, mode, boundary, fillvalue, axes, needs, lags, method, workers
+    )
 
 
 def corr2d(
@@ -860,7 +1177,7 @@ def corr2d(
     array([[19, 25],
            [37, 43]])
     """
-    return _call("corr2d", x, k, "valid", "fill", 0, None, out, None, "auto", workers)
+    return _call("corr2d", x, k, "valid", "fill", 0, None, out, None, None, "auto", workers)
 
 
 @overload
@@ -932,4 +1249,189 @@ def corr2d_backward(
     array([[ 8., 12.],
            [20., 24.]])
     """
-    return _vjp("corr2d", dy, x, k, "valid", "fill", 0, None, needs, workers)
+    return _vjp("corr2d", dy, x, k, "valid", "fill", 0, None, needs, None, "auto", workers)
+
+
+# ---------------------------------------------------------------- plans and methods
+
+
+def plan_correlate2d(
+    k: npt.ArrayLike,
+    *,
+    shape: Sequence[int],
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    fillvalue: npt.ArrayLike = 0,
+    axes: Sequence[int] | None = None,
+    dtype: npt.DTypeLike | None = None,
+    lags: Sequence[slice] | None = None,
+    method: str = "auto",
+    workers: SupportsIndex | None = None,
+) -> CorrelationPlan:
+    """Make a correlation with one kernel ready for many images.
+
+    ``plan(x)`` is ``correlate2d(x, k, mode, boundary, …)`` to the bit, without what that does
+    anew for each image: checking, choosing a method, packing or transforming the kernel.
+
+    Parameters
+    ----------
+    k : array_like
+        The kernel.  It is copied.
+    shape : sequence of int
+        Shape of the images.
+    mode, boundary, fillvalue, axes, lags, method, workers
+        As for `correlate2d`, with images of `shape` as `in1` and `k` as `in2`.
+    dtype : dtype, optional
+        Type of the results.  By default that of `k`.
+
+    Returns
+    -------
+    CorrelationPlan
+        Call it as ``plan(x, out=None, workers=None)``.  It has the attributes `shape`,
+        `out_shape`, `dtype` and `method`, may be used by several threads at once, and can be
+        pickled.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `correlate2d`.  Calls raise a ValueError for images or an `out` of another shape, and
+        a TypeError for images that would give another type of result.
+
+    See Also
+    --------
+    plan_convolve2d : the same for convolution.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import plan_correlate2d
+    >>> plan = plan_correlate2d(np.ones((3, 3)), shape=(4, 5), mode="valid")
+    >>> y = np.empty(plan.out_shape)
+    >>> for frame in np.arange(40.0).reshape(2, 4, 5):
+    ...     print(plan(frame, out=y)[0])
+    [54. 63. 72.]
+    [234. 243. 252.]
+    """
+    return CorrelationPlan(
+        "plan_correlate2d", k, shape, mode, boundary, fillvalue, axes, dtype, lags, method, workers
+    )
+
+
+def plan_convolve2d(
+    k: npt.ArrayLike,
+    *,
+    shape: Sequence[int],
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    fillvalue: npt.ArrayLike = 0,
+    axes: Sequence[int] | None = None,
+    dtype: npt.DTypeLike | None = None,
+    lags: Sequence[slice] | None = None,
+    method: str = "auto",
+    workers: SupportsIndex | None = None,
+) -> CorrelationPlan:
+    """Make a convolution with one kernel ready for many images.
+
+    Parameters
+    ----------
+    k : array_like
+        The kernel.  It is copied.
+    shape : sequence of int
+        Shape of the images.
+    mode, boundary, fillvalue, axes, dtype, lags, method, workers
+        As for `plan_correlate2d`.
+
+    Returns
+    -------
+    CorrelationPlan
+        ``plan(x)`` is ``convolve2d(x, k, mode, boundary, …)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `plan_correlate2d`.
+
+    See Also
+    --------
+    plan_correlate2d : with a description of the result.
+
+    Examples
+    --------
+    >>> from fastcorr import plan_convolve2d
+    >>> plan_convolve2d([[1, 10]], shape=(1, 3))([[1, 2, 3]])
+    array([[ 1, 12, 23, 30]])
+    """
+    return CorrelationPlan(
+        "plan_convolve2d", k, shape, mode, boundary, fillvalue, axes, dtype, lags, method, workers
+    )
+
+
+class MethodChoice(NamedTuple):
+    """What `choose_method` found."""
+
+    method: str
+    reason: str
+    seconds: dict[str, float]
+
+
+def choose_method(
+    in1: npt.ArrayLike,
+    in2: npt.ArrayLike,
+    mode: str = "full",
+    boundary: str | Sequence[str] = "fill",
+    *,
+    axes: Sequence[int] | None = None,
+    dtype: npt.DTypeLike | None = None,
+    lags: Sequence[slice] | None = None,
+    workers: SupportsIndex | None = None,
+) -> MethodChoice:
+    """Tell what `correlate2d` with ``method='auto'`` does, and why.
+
+    Parameters
+    ----------
+    in1, in2, mode, boundary, axes, dtype, lags, workers
+        As for `correlate2d`.
+
+    Returns
+    -------
+    method : {'direct', 'separable', 'fft'}
+        The method that is chosen.
+    reason : str
+        Why, in words.
+    seconds : dict of str to float
+        The time predicted for each method that can compute this, with that many workers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `correlate2d`.
+
+    Notes
+    -----
+    The prediction is a sum of a few products of sizes and constants that were measured once for
+    each instruction set: nothing is timed here.  Of an image that is not finite, or whose values
+    are so different that a transform would break the error bound of the direct sum, the tiles
+    concerned are summed directly all the same; `choose_method` does not look at them, except to
+    say so where `in1` has such elements.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import choose_method
+    >>> choose_method(np.ones((8, 8)), np.ones((3, 3))).method
+    'direct'
+    >>> rng = np.random.default_rng(0)
+    >>> choose_method(np.ones((512, 512)), rng.random((31, 31))).method
+    'fft'
+    """
+    a, b = _asarray(in1, "in1"), _asarray(in2, "in2")
+    asked = None if dtype is None else np.dtype(dtype)
+    geometry = _geometry(
+        "correlate2d", a.shape, a.dtype, b.shape, b.dtype, mode, boundary, axes, asked, lags, "auto"
+    )
+    n = choose_workers(workers, geometry.useful_workers)
+    x, k = geometry.operands(a, b)
+    method, reason, seconds = _engine.explain(geometry.module, k, geometry.shape)
+    if method == "fft" and not np.isfinite(x).all():
+        reason += "; tiles that hold NaN or infinities are summed directly"
+    return MethodChoice(method, reason, {name: s / n for name, s in seconds.items()})

@@ -37,9 +37,11 @@ def test_version():
 
 def test_public_names():
     assert PUBLIC == [
-        "conv2d", "conv2d_backward", "conv2d_output_shape", "conv_transpose2d",
+        "CorrelationPlan", "MethodChoice", "choose_method", "conv2d", "conv2d_backward",
+        "conv2d_output_shape", "conv_transpose2d",
         "conv_transpose2d_backward", "convolve2d", "convolve2d_vjp", "corr2d", "corr2d_backward",
-        "correlate2d", "correlate2d_vjp", "get_workers", "receptive_field",
+        "correlate2d", "correlate2d_vjp", "get_workers",
+        "plan_convolve2d", "plan_correlate2d", "receptive_field",
         "receptive_field_mask", "set_workers", "show_config",
     ]  # fmt: skip
     assert (SOURCE / "py.typed").exists()
@@ -82,8 +84,11 @@ print(*{n.split(".")[0] for n in set(sys.modules) - before} - set(sys.stdlib_mod
 
 
 # Imports point inwards: to a lower layer, or within a layer.
-LAYERS = {"_kernels": 0, "_dispatch": 1, "_workers": 1, "_plan": 2, "_boundary": 2, "_fft": 2}
-FACE, USER = 3, 4
+LAYERS = {
+    "_kernels": 0, "_costs": 0, "_dispatch": 1, "_workers": 1, "_boundary": 1, "_fft": 2,
+    "_separable": 2, "_plan": 3, "_engine": 4,
+}  # fmt: skip
+FACE, USER = 5, 6
 USERS = {"__init__", "__main__", "_demo", "_images", "_learn", "nn", "optim", "plot", "interop"}
 MODULES = sorted(
     path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".")
@@ -142,7 +147,7 @@ def test_imports_point_inwards(module):
 def test_the_layers_are_all_seen():
     assert {"correlate", "_boundary", "_plan", "_dispatch", "_workers", "__init__"} <= set(MODULES)
     tree = ast.parse((SOURCE / "correlate.py").read_text())
-    assert {"_boundary", "_dispatch", "_plan"} <= set(imports(tree))
+    assert {"_boundary", "_dispatch", "_engine", "_plan"} <= set(imports(tree))
 
 
 # ---------------------------------------------------------------- kernels

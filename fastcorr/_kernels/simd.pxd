@@ -50,6 +50,15 @@ cdef extern from *:
         return m;
     }
     FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { return v[i]; }
+    #if defined(FC_F32) || defined(FC_F64)
+    FC_INLINE fc_vec vabs(fc_vec v) { return (fc_vec)((fc_mask)v & ~(fc_mask)(-vzero())); }
+    FC_INLINE fc_vec vmin(fc_vec a, fc_vec b) {
+        fc_mask m = a < b;
+        return (fc_vec)(((fc_mask)a & m) | ((fc_mask)b & ~m));
+    }
+    /* 1 in lanes where a < b, else 0. */
+    FC_INLINE fc_vec vless(fc_vec a, fc_vec b) { return vkeep(vzero() + 1, a < b); }
+    #endif
     /* One of the log V steps of a transposition: runs of n lanes of a, of b, of a, … */
     #ifdef __clang__
     #define FC_MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -113,6 +122,9 @@ cdef extern from *:
     FC_INLINE fc_mask vlast(Py_ssize_t n) { return n > 0; }
     FC_INLINE fc_T vlane(fc_vec v, Py_ssize_t i) { (void)i; return v; }
     FC_INLINE fc_vec vhold(fc_vec v) { return v; }
+    FC_INLINE fc_vec vabs(fc_vec v) { return v < 0 ? -v : v; }
+    FC_INLINE fc_vec vmin(fc_vec a, fc_vec b) { return a < b ? a : b; }
+    FC_INLINE fc_vec vless(fc_vec a, fc_vec b) { return a < b; }
     FC_INLINE fc_vec vfirst(fc_vec a, fc_vec b, int n) { (void)b; (void)n; return a; }
     FC_INLINE fc_vec vsecond(fc_vec a, fc_vec b, int n) { (void)a; (void)n; return b; }
     #endif
@@ -156,5 +168,8 @@ cdef extern from *:
     vec vturn(vec v) noexcept nogil
     T vlane(vec v, Py_ssize_t i) noexcept nogil
     vec vhold(vec v) noexcept nogil
+    vec vabs(vec v) noexcept nogil
+    vec vmin(vec a, vec b) noexcept nogil
+    vec vless(vec a, vec b) noexcept nogil
     vec vfirst(vec a, vec b, int n) noexcept nogil
     vec vsecond(vec a, vec b, int n) noexcept nogil
