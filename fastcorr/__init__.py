@@ -17,8 +17,6 @@ from fastcorr.conv import (
     conv_transpose2d_backward,
 )
 from fastcorr.correlate import (
-    CorrelationPlan,
-    MethodChoice,
     choose_method,
     convolve2d,
     convolve2d_vjp,
@@ -34,8 +32,6 @@ from fastcorr.receptive import receptive_field, receptive_field_mask
 __version__ = "0.1.0"
 
 __all__ = [
-    "CorrelationPlan",
-    "MethodChoice",
     "choose_method",
     "conv2d",
     "conv2d_backward",

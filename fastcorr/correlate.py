@@ -470,7 +470,24 @@ def _result_into(
 class CorrelationPlan:
     """A correlation or convolution with one kernel, made ready for images of one shape.
 
-    Made by `plan_correlate2d` and `plan_convolve2d`, which say what it does.
+    Made by `plan_correlate2d` and `plan_convolve2d`; they describe it.
+
+    Attributes
+    ----------
+    shape, out_shape : tuple of int
+        Of the images, and of the results.
+    dtype : dtype
+        Of the results.
+    method : str
+        The method that was chosen for the kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import plan_correlate2d
+    >>> plan = plan_correlate2d(np.ones((3, 3)), shape=(6, 8), mode="valid")
+    >>> plan.out_shape, plan.method
+    ((4, 6), 'direct')
     """
 
     __slots__ = (
@@ -992,6 +1009,9 @@ def correlate2d_vjp(
         Gradient to the result, in the result's shape.
     in1, in2, mode, boundary, fillvalue, axes, lags
         As they were given to `correlate2d`.
+    method : {'auto', 'direct', 'separable', 'fft'}, optional
+        Algorithm, as for `correlate2d`.  The gradient to the kernel has no separable one: it is
+        summed directly then.
     needs : sequence of {'in1', 'in2'}, optional
         The gradients wanted.  Default both.
     workers : int, optional
@@ -1098,6 +1118,8 @@ def convolve2d_vjp(
         Gradient to the result, in the result's shape.
     in1, in2, mode, boundary, fillvalue, axes, lags
         As they were given to `convolve2d`.
+    method : {'auto', 'direct', 'separable', 'fft'}, optional
+        Algorithm, as for `correlate2d_vjp`.
     needs : sequence of {'in1', 'in2'}, optional
         The gradients wanted.  Default both.
     workers : int, optional
@@ -1279,10 +1301,12 @@ def plan_correlate2d(
         The kernel.  It is copied.
     shape : sequence of int
         Shape of the images.
-    mode, boundary, fillvalue, axes, lags, method, workers
+    mode, boundary, fillvalue, axes
         As for `correlate2d`, with images of `shape` as `in1` and `k` as `in2`.
     dtype : dtype, optional
         Type of the results.  By default that of `k`.
+    lags, method, workers
+        As for `correlate2d`.
 
     Returns
     -------
@@ -1367,7 +1391,16 @@ def plan_convolve2d(
 
 
 class MethodChoice(NamedTuple):
-    """What `choose_method` found."""
+    """What `choose_method` found: a method, the reason, the predicted times.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import choose_method
+    >>> method, reason, seconds = choose_method(np.ones((8, 8)), np.ones((3, 3)))
+    >>> reason
+    'the problem is small'
+    """
 
     method: str
     reason: str

@@ -37,7 +37,7 @@ def test_version():
 
 def test_public_names():
     assert PUBLIC == [
-        "CorrelationPlan", "MethodChoice", "choose_method", "conv2d", "conv2d_backward",
+        "choose_method", "conv2d", "conv2d_backward",
         "conv2d_output_shape", "conv_transpose2d",
         "conv_transpose2d_backward", "convolve2d", "convolve2d_vjp", "corr2d", "corr2d_backward",
         "correlate2d", "correlate2d_vjp", "get_workers",

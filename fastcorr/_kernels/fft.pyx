@@ -278,9 +278,9 @@ cdef inline void _middle(
     """The last step forth, unless done, the product, and the first step back.
 
     All three work on the same R neighbours: nothing leaves the registers between them."""
-    cdef Py_ssize_t q
+    cdef Py_ssize_t _q
     cdef Eight a
-    for q in range(n // R):
+    for _q in range(n // R):
         _load(&a, src, V, 2 * V, R)
         if forth:
             _dft(&a, R)
@@ -612,9 +612,9 @@ cdef inline void _look(
     const bint signs, const bint integers,
 ) noexcept nogil:
     """Of `rows` rows of z, 2 V lanes at a time."""
-    cdef Py_ssize_t i, j, q
+    cdef Py_ssize_t _i, j, q
     cdef vec v, w, s0 = vzero(), s1 = vzero(), least = vzero(), odd = vzero()
-    for i in range(rows):
+    for _i in range(rows):
         for q in range(lanes // (2 * V)):
             v, w = vload(z + 2 * V * q), vload(z + 2 * V * q + V)
             s0 = s0 + v * v

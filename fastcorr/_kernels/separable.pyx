@@ -227,55 +227,50 @@ cdef inline void _spread(
 
 
 cdef inline void _spread_tile(
-    const T *x, Py_ssize_t xs, const T *v, Py_ssize_t kb, T *y, Py_ssize_t ys,
-    const int rows, const int C,
+    const T *x, Py_ssize_t xs, const T *v, Py_ssize_t kb, T *y, Py_ssize_t ys, const int rows,
 ) noexcept nogil:
-    """`_along_tile` of many taps: those V apart meet the same vector, which is loaded once."""
+    """`_along_tile` of four vectors and many taps: taps V apart meet the same vector of x, which
+    is loaded once.  The order of each sum is the same."""
     cdef Tile t
     cdef Py_ssize_t m = 0, n, lo, hi
     _clear(&t)
-    while m < kb + (C - 1) * V:
+    while m < kb + 3 * V:
         # Vector m meets the columns c with 0 <= m - c V < kb.
         lo = (m - kb) // V + 1 if m >= kb else 0
-        hi = min(m // V + 1, C)
+        hi = min(m // V + 1, 4)
         n = lo * V + kb - m
-        if hi < C:
+        if hi < 4:
             n = min(n, hi * V - m)
         if lo == 0:
-            if hi == C:
-                _spread(&t, x, xs, v, n, rows, 0, C)
+            if hi == 4:
+                _spread(&t, x, xs, v, n, rows, 0, 4)
             elif hi == 1:
                 _spread(&t, x, xs, v, n, rows, 0, 1)
-            elif C > 2 and hi == 2:
+            elif hi == 2:
                 _spread(&t, x, xs, v, n, rows, 0, 2)
-            elif C > 2:
+            else:
                 _spread(&t, x, xs, v, n, rows, 0, 3)
         elif lo == 1:
-            if hi == C:
-                _spread(&t, x, xs, v, n, rows, 1, C)
-            elif C > 2 and hi == 2:
-                _spread(&t, x, xs, v, n, rows, 1, 2)
-            elif C > 2:
-                _spread(&t, x, xs, v, n, rows, 1, 3)
-        elif C > 2 and lo == 2:
-            if hi == C:
-                _spread(&t, x, xs, v, n, rows, 2, C)
+            if hi == 4:
+                _spread(&t, x, xs, v, n, rows, 1, 4)
             else:
-                _spread(&t, x, xs, v, n, rows, 2, 3)
-        elif C > 2:
-            _spread(&t, x, xs, v, n, rows, 3, C)
+                _spread(&t, x, xs, v, n, rows, 1, 3)
+        elif lo == 2:
+            _spread(&t, x, xs, v, n, rows, 2, 4)
+        else:
+            _spread(&t, x, xs, v, n, rows, 3, 4)
         x += n
         v += n
         m += n
-    _finish(&t, y, ys, rows, C, False)
+    _finish(&t, y, ys, rows, 4, False)
 
 
 cdef inline void _along_tiles(
     const T *x, Py_ssize_t xs, const T *v, Py_ssize_t kb, T *y, Py_ssize_t ys,
     const int rows, const int C, const bint cplx,
 ) noexcept nogil:
-    if not cplx and C > 1 and V > 1 and kb > 2 * V:
-        _spread_tile(x, xs, v, kb, y, ys, rows, C)
+    if not cplx and C > 2 and kb > 2 * V:       # below it does not pay, nor with less registers
+        _spread_tile(x, xs, v, kb, y, ys, rows)
     else:
         _along_tile(x, xs, v, kb, y, ys, rows, C, cplx)
 
