@@ -26,6 +26,7 @@ Pair = tuple[int, int]
 # ---------------------------------------------------------------- planes
 
 _ONE_PLANE = np.zeros((1, 3), np.intp)
+_FILLED = (CODES["fill"], CODES["fill"])
 
 
 def _planes(batch: tuple[int, ...], *arrays: Array) -> Array:
@@ -109,7 +110,9 @@ class _Transformed(Operator):
         self.spectra = np.empty((len(kernels), 2 * n[0] * n[1]), lane)
         peak = np.empty(len(kernels))
         module.spectrum(kernels, self.spectra, peak, *self.axes)
-        self.limits, self.both = _fft.limits(kernels, peak)
+        self.limits, self.ramps, self.both = _fft.limits(kernels, peak)
+        kh, kw = k.shape[-2:]
+        self.block = module.block(kh, module.BLOCK[0]), module.block(kw, module.BLOCK[1])
         # The number of the kernel takes the place of its offset in the table of planes.
         self.numbers = np.arange(len(kernels)).reshape(k.shape[:-2])
 
@@ -124,24 +127,88 @@ class _Transformed(Operator):
         t0, t1 = self.n[0] - kh + 1, self.n[1] - kw + 1
         across = -(-ow // t1)
         tiles = -(-oh // t0) * across
-        per_pair = 1 if self.k.dtype.kind == "c" else 2
-        failed = np.zeros((len(planes), -(-tiles // per_pair)), np.uint8)
+        (ba, bb), zeros = self.block, self.codes == _FILLED and not fill.any()
+        failed = np.zeros((len(planes), tiles, -(-t0 // ba), -(-t1 // bb)), np.uint8)
         self.transforms.correlate(
-            x, self.spectra, self.limits, y, kh, kw, *self.offset, *self.codes, _as_floats(fill),
-            *self.axes, planes, bank, failed, self.checked, self.both, workers,
+            x, self.spectra, self.limits, self.ramps, y, kh, kw, *self.offset, *self.codes,
+            _as_floats(fill), *self.axes, planes, bank, failed, self.checked, self.both, zeros,
+            workers,
         )  # fmt: skip
         if not failed.any():
             return
         x = np.broadcast_to(x, batch + x.shape[-2:])
         k = np.broadcast_to(self.k, (*batch, kh, kw))
-        for at in np.ndindex(batch):
-            plane = failed[np.ravel_multi_index(at, batch) if batch else 0]
-            spoilt = np.repeat(plane, per_pair)[:tiles].reshape(-1, across)
-            for row, col, stop in _stretches(spoilt):
-                i, j = row * t0, col * t1
-                part = y[at][i : i + t0, j : stop * t1]
-                corner = self.offset[0] + i, self.offset[1] + j
-                Operator(self.module, k[at], corner, self.codes)(x[at], part, fill, workers)
+        marked = failed.any(axis=(2, 3)).reshape(len(planes), -1, across)
+        for plane in np.flatnonzero(marked.any(axis=(1, 2))):
+            at = np.unravel_index(plane, batch) if batch else ()
+            arguments = x[at], k[at], y[at], fill, zeros, workers
+            whole = np.zeros(marked.shape[1:], bool)
+            for m, n in np.argwhere(marked[plane]).tolist():
+                high, wide = min(t0, oh - m * t0), min(t1, ow - n * t1)
+                pieces = _pieces(failed[plane, m * across + n], ba, bb, high, wide, kh * kw)
+                whole[m, n] = not pieces
+                for top, bottom, left, right in pieces:
+                    rows, cols = (m * t0 + top, m * t0 + bottom), (n * t1 + left, n * t1 + right)
+                    self._directly(rows, cols, *arguments)
+            for top, bottom, left, right in _rectangles(whole.tolist()):
+                rows = top * t0, min(bottom * t0, oh)
+                cols = left * t1, min(right * t1, ow)
+                self._directly(rows, cols, *arguments)
+
+    def _directly(
+        self, rows: Pair, cols: Pair, x: Array, k: Array, y: Array, fill: Array, zeros: bool,
+        workers: int,
+    ) -> None:  # fmt: skip
+        """A part of a plane, without the taps that meet only zeros beyond the image."""
+        corner = [o + part[0] for o, part in zip(self.offset, (rows, cols), strict=True)]
+        if zeros:
+            taps = []
+            for n, (o, part) in enumerate(zip(self.offset, (rows, cols), strict=True)):
+                first = min(max(1 - o - part[1], 0), k.shape[n] - 1)
+                stop = max(min(x.shape[n] - o - part[0], k.shape[n]), first + 1)
+                taps.append(slice(first, stop))
+                corner[n] += first
+            k = np.ascontiguousarray(k[tuple(taps)])
+        op = Operator(self.module, k, (corner[0], corner[1]), self.codes)
+        op(x, y[rows[0] : rows[1], cols[0] : cols[1]], fill, workers)
+
+
+# What a call of the direct sum costs beside it, in multiply-adds.
+_CALL = 500_000
+
+
+def _pieces(
+    marked: Array, ba: int, bb: int, high: int, wide: int, taps: int
+) -> list[tuple[int, int, int, int]]:
+    """The parts of a tile's high x wide outputs whose blocks are marked: (top, bottom, left,
+    right).  None where it is less work to take all of it."""
+    pieces = [
+        (top * ba, min(bottom * ba, high), left * bb, min(right * bb, wide))
+        for top, bottom, left, right in _rectangles(marked.tolist())
+        if top * ba < high and left * bb < wide
+    ]
+    outputs = sum((bottom - top) * (right - left) for top, bottom, left, right in pieces)
+    fewer = _CALL * len(pieces) + outputs * taps < high * wide * taps
+    return pieces if fewer else []
+
+
+def _rectangles(marked: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
+    """Rectangles that the marks of a table make up: (top, bottom, left, right).
+
+    Stretches of a row, joined where the next row has the same."""
+    begun: dict[tuple[int, int], int] = {}  # a stretch, and its first row
+    for row, marks in enumerate([*marked, []]):
+        stretches, first = set(), None
+        for col, mark in enumerate([*marks, 0]):
+            if mark and first is None:
+                first = col
+            elif not mark and first is not None:
+                stretches.add((first, col))
+                first = None
+        for stretch in [s for s in begun if s not in stretches]:
+            yield begun.pop(stretch), row, *stretch
+        for stretch in stretches:
+            begun.setdefault(stretch, row)
 
 
 def _as_floats(a: Array) -> Array:
@@ -155,14 +222,6 @@ def _bank(offsets: Array) -> int:
     if len(offsets) % n or (offsets.reshape(-1, n) != offsets[::n, None]).any():
         return 1
     return n
-
-
-def _stretches(marked: Array) -> Iterator[tuple[int, int, int]]:
-    """Marked neighbours in the rows of a table: (row, first, stop)."""
-    for row, marks in enumerate(marked):
-        edges = np.flatnonzero(np.diff(marks, prepend=0, append=0))
-        for first, stop in zip(edges[::2], edges[1::2], strict=True):
-            yield row, int(first), int(stop)
 
 
 class _Nothing(Operator):
@@ -279,7 +338,7 @@ def choose(k: Array, y_shape: tuple[int, ...], thorough: bool = False) -> Choice
         else:
             seconds.pop("separable", None)
     if "fft" in seconds and (thorough or seconds["fft"] <= min(seconds.values())):
-        refusal = _fft.refusal(_as_floats(k))
+        refusal = _fft.refusal(_as_floats(k)) or _fft.doubt(k)
         if refusal:
             del seconds["fft"]
             why = why or f"no transforms: {refusal}"

@@ -88,6 +88,18 @@ def tile(outputs: Pair, k: Pair, comps: int, lane: str, most: int = 1 << 18) -> 
     return best[1]
 
 
+# Taps of kernels of either sign below which the limits of errors seldom suffice.
+_FEW = 144
+
+
+def doubt(k: Array) -> str | None:
+    """Why 'auto' had better not try."""
+    few = k.shape[-2] * k.shape[-1] < (2 * _FEW if k.dtype.kind == "c" else _FEW)
+    if few and (k.dtype.kind == "c" or (k.dtype.kind == "f" and k.min() < 0)):
+        return "with few taps of either sign errors might exceed the direct sum's bound"
+    return None
+
+
 # Errors of a result, in roundings of the root mean square of the tile times the kernel's norm,
 # are below 7 at most for any size, image and kernel that was tried: about five times
 # their standard deviation.
@@ -111,14 +123,15 @@ def refusal(k: Array) -> str | None:
     return None
 
 
-def limits(k: Array, peak: Array) -> tuple[Array, bool]:
-    """What the kernels need to know to stay within the direct sum's error, `Limits` in fft.pyx.
+def limits(k: Array, peak: Array) -> tuple[Array, Array, bool]:
+    """What the kernels need to know to stay within the direct sum's error: see fft.pyx.
 
     k is (n, kh, kw), `peak` the largest magnitude of each spectrum.  Of an output's sum of
-    |x| |k| at least `large` times `small` times the number of taps that are `large` and meet no
-    small element of the image is there.  The second result says what that means where both are
-    complex: the sum of a part has |re x| |re k| and |im x| |im k|, so if both parts of k are
-    large it is enough that one part of x is not small; else neither may be.
+    |x| |k| at least `large` times the limit of small pixels is there for every large tap that
+    meets no small pixel.  The results are `Limits`; for each kernel the number of large taps
+    above and left of each tap; and what large means where both are complex: the sum of a part has
+    |re x| |re k| and |im x| |im k|, so if both parts of k are large it is enough that one part
+    of x is not small, else neither may be.
     """
     unit = np.finfo(k.dtype).eps / 2
     n = k[0].size
@@ -126,33 +139,38 @@ def limits(k: Array, peak: Array) -> tuple[Array, bool]:
     wide = k.reshape(len(k), n).astype(np.result_type(k.dtype, np.float64))
     if k.dtype.kind == "c":
         re, im = np.abs(wide.real), np.abs(wide.imag)
-        both = _large(np.minimum(re, im), 0.9)
-        either = _large(re + im, 0.6)
-        use_both = bool((both[2] >= either[2]).all())
-        large, many, _ = both if use_both else either
+        sizes = np.minimum(re, im)
+        large, score = _large(sizes, 0.9)
+        other, its_score = _large(re + im, 0.6)
+        use_both = bool((score >= its_score).all())
+        if not use_both:
+            sizes, large = re + im, other
         positive: Array | bool = False
     else:
-        large, many, _ = _large(np.abs(wide), 0.7)
+        sizes = np.abs(wide)
+        large, _ = _large(sizes, 0.7)
         positive, use_both = wide.min(axis=1) >= 0, False
-    rows = np.empty((len(k), 6))
+    rows = np.empty((len(k), 5))
     rows[:, 0] = _ERROR * unit * (1.5 * np.linalg.norm(wide, axis=1) + peak)
     rows[:, 1] = (taps + 1) * unit
     rows[:, 2] = positive
     rows[:, 3] = (wide == np.rint(wide)).all(axis=1)
-    rows[:, 4], rows[:, 5] = large, many
-    return rows, use_both
+    rows[:, 4] = large
+    ramps = np.zeros((len(k), k.shape[1] + 1, k.shape[2] + 1), np.int32)
+    marks = (sizes >= large[:, None]).reshape(k.shape)
+    np.cumsum(np.cumsum(marks, axis=1, dtype=np.int32), axis=2, out=ramps[:, 1:, 1:])
+    return rows, ramps, use_both
 
 
 _QUANTILES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
 
 
-def _large(magnitudes: Array, share: float) -> tuple[Array, Array, Array]:
-    """For each row a threshold, how many elements reach it, and how good it is: their product,
-    if all but this share of a window's pixels are small."""
+def _large(magnitudes: Array, share: float) -> tuple[Array, Array]:
+    """For each row a limit, and its score: times the elements that reach it, less a share."""
     n = magnitudes.shape[1]
     at = np.unique((n * _QUANTILES).astype(int))
     ordered = np.sort(magnitudes, axis=1)[:, at]
     score = ordered * (share - at / n)
     best = score.argmax(axis=1)
     rows = np.arange(len(magnitudes))
-    return ordered[rows, best], n - at[best], score[rows, best]
+    return np.maximum(ordered[rows, best], np.finfo(magnitudes.dtype).tiny), score[rows, best]

@@ -56,21 +56,22 @@ def preferred(monkeypatch):
     """'auto' takes transforms wherever it may; counts them and what they leave to direct sums."""
     seen = {"fft": 0, "left": 0}
     monkeypatch.setattr(_engine, "_SMALL", 0)
+    monkeypatch.setattr(_fft, "_FEW", 0)
     monkeypatch.setattr(_plan, "seconds", lambda *_: {"fft": 0.0, "direct": 1.0})
     monkeypatch.setattr(_plan, "transform_gradient", lambda *_: True)
-    call, stretches = _engine._Transformed.__call__, _engine._stretches
+    call, rectangles = _engine._Transformed.__call__, _engine._rectangles
 
     def counted_call(*arguments):
         seen["fft"] += 1
         return call(*arguments)
 
-    def counted_stretches(marked):
-        parts = list(stretches(marked))
+    def counted_rectangles(marked):
+        parts = list(rectangles(marked))
         seen["left"] += len(parts)
         return iter(parts)
 
     monkeypatch.setattr(_engine._Transformed, "__call__", counted_call)
-    monkeypatch.setattr(_engine, "_stretches", counted_stretches)
+    monkeypatch.setattr(_engine, "_rectangles", counted_rectangles)
     return seen
 
 

@@ -29,8 +29,8 @@ product has the sum of both correlations in its real part; what is in the other 
 
 What a transform rounds is spread evenly over a tile, so it is small beside the tile, not beside
 each output.  With `Limits` a pair of tiles is computed only where its error stays within the
-bound of the direct sum at every output; the others, and those that hold NaN or infinities, are
-marked in `failed` and left to the caller.
+bound of the direct sum; the blocks of outputs where it may not, and pairs that hold NaN or
+infinities, are marked in `failed` and left to the caller.
 
 Bits depend on the shapes, the type and the values, never on layout or workers.
 
@@ -41,7 +41,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree
 from cython.parallel cimport prange, threadid
 from libc.math cimport sqrt
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from fastcorr._kernels.boundary cimport FILL
@@ -410,14 +410,13 @@ cdef inline void _turn(const T *src, Py_ssize_t s, T *dst, Py_ssize_t d) noexcep
     vstore(dst + 7 * d, vsecond(a3, a7, 4))
 
 
-# What decides whether a kernel may be applied by transforms; made by `_limits` of _fft.py.
+# What decides whether a kernel may be applied by transforms; made by `limits` of _fft.py.
 cdef struct Limits:
     double error            # largest error of an output, per root mean square of the tile
     double bound            # error allowed, per sum of |x| |k|
     double positive         # no element is negative
     double integer          # all elements are integers
-    double large            # so many elements are at least so large
-    double many
+    double large            # a limit above which the elements count as large
 
 
 cdef struct Job:
@@ -438,9 +437,17 @@ cdef struct Job:
     Py_ssize_t across       # tiles per row of tiles
     Py_ssize_t tiles        # tiles of a plane, and pairs of them
     Py_ssize_t pairs
-    uint8_t *failed
+    uint8_t *failed         # of each plane, tile and block of outputs
     const Limits *limits    # of each kernel
+    const int32_t *ramps    # of each kernel: how many elements above and left of here are large
     bint checked
+    bint zeros              # the image goes on with zeros
+    Py_ssize_t qa           # cells of a tile in which small elements are counted
+    Py_ssize_t qb
+    Py_ssize_t ba           # blocks of outputs that are judged together: some cells each
+    Py_ssize_t bb
+    Py_ssize_t down         # blocks of a tile
+    Py_ssize_t wide
     bint both               # complex elements are small where both parts are, not either
     bint positive           # some kernel has no negative element, has only integers
     bint integer
@@ -452,7 +459,7 @@ cdef inline Py_ssize_t _row_stride(Py_ssize_t n1) noexcept nogil:
 
 
 cdef inline Py_ssize_t _buffer(Py_ssize_t n1) noexcept nogil:
-    """Lanes for V rows of complex numbers, for a row of them, or for `_most_small`."""
+    """Lanes for V rows of complex numbers, for a row of them, or for `_survey`."""
     return max(2 * V, 12) * n1
 
 
@@ -654,56 +661,85 @@ cdef bint _nothing(const T *z, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t lanes)
     return True
 
 
-cdef Py_ssize_t _most_small(
-    const Job *job, const T *z, Py_ssize_t rows, Py_ssize_t cols, T small, T *room,
+cdef void _count(
+    const Job *job, const T *z, Py_ssize_t top, Py_ssize_t bottom, Py_ssize_t cols, T small,
+    T *count,
 ) noexcept nogil:
-    """At least as many as the elements below `small` in any window of the kernel's size.
-
-    Counted in cells of about an eighth of the window, of which a window touches at most nine
-    each way."""
-    cdef Py_ssize_t qa = (job.ka + 7) // 8, qb = (job.kb + 7) // 8
-    cdef Py_ssize_t wa = (job.ka + qa - 2) // qa + 1, wb = (job.kb + qb - 2) // qb + 1
-    cdef Py_ssize_t cells = (cols + qb - 1) // qb, i, j, c, n, q, last, band = 0
-    cdef Py_ssize_t n1 = job.cols.n
-    cdef T *count = room            # per column of the band
-    cdef T *ring = room + n1        # wa rows of cells
-    cdef T *sums                    # of the last wa bands, per cell
-    cdef T s, t, most = 0
+    """The small elements in each column of rows top … bottom."""
+    cdef Py_ssize_t q, n, n1 = job.cols.n
     cdef vec v, re, im, limit = vsplat(&small)
-    sums = ring + wa * cells
-    memset(ring, 0, (wa + 1) * cells * sizeof(T))
-    i = 0
-    while i < rows:
-        last = min(i + qa, rows)
-        for q in range((cols + V - 1) // V):
-            j = q * V
-            v = vzero()
-            for n in range(i, last):
-                if job.comps == 1:
-                    v = v + vless(vabs(vload(z + n * job.ld + j)), limit)
+    for q in range((cols + V - 1) // V):
+        v = vzero()
+        for n in range(top, bottom):
+            re = vabs(vload(z + n * job.ld + q * V))
+            if job.comps == 2:
+                im = vabs(vload(z + n * job.ld + n1 + q * V))
+                if job.both:    # minus the least of the opposites: the larger one
+                    re = vzero() - vmin(vzero() - re, vzero() - im)
                 else:
-                    re = vabs(vload(z + n * job.ld + j))
-                    im = vabs(vload(z + n * job.ld + n1 + j))
-                    if job.both:    # minus the least of the opposites: the larger one
-                        v = v + vless(vzero() - vmin(vzero() - re, vzero() - im), limit)
-                    else:
-                        v = v + vless(vmin(re, im), limit)
-            vstore(count + j, v)
-        s = 0
+                    re = vmin(re, im)
+            v = v + vless(re, limit)
+        vstore(count + q * V, v)
+
+
+cdef Py_ssize_t _survey(
+    const Job *job, const T *z, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t i0, Py_ssize_t j0,
+    const int32_t *ramp, T small, double need, uint8_t *marks, T *room,
+) noexcept nogil:
+    """Mark the blocks of outputs that may have fewer than `need` products of large elements.
+
+    That are the large elements of the kernel that meet the image, less the small ones of the
+    image, counted in cells of about a sixth of the kernel: an output's window touches at most
+    wa x wb of them.  Returns how many cells of outputs are good, less twice the others.
+    """
+    cdef Py_ssize_t qa = job.qa, qb = job.qb
+    cdef Py_ssize_t wa = (job.ka + qa - 2) // qa + 1, wb = (job.kb + qb - 2) // qb + 1
+    cdef Py_ssize_t cells = (cols + qb - 1) // qb, good = 0
+    cdef Py_ssize_t t0 = rows - job.ka + 1, t1 = cols - job.kb + 1
+    cdef Py_ssize_t outs = (t0 + qa - 1) // qa, across = (t1 + qb - 1) // qb
+    cdef Py_ssize_t v0 = 0, v1 = rows, u0 = 0, u1 = cols
+    cdef Py_ssize_t i, j, c, m, a0, a1, b0, b1, band, slot = 0
+    cdef const int32_t *above
+    cdef const int32_t *below
+    cdef T *count = room                # per column of a band
+    cdef T *ring = room + job.cols.n    # wa bands of cells
+    cdef T *sums = ring + wa * cells    # of the last wa bands, per cell
+    cdef T s, t
+    if job.zeros:       # what lies beyond the image meets no element of the kernel
+        v0, v1 = max(-i0, 0), min(rows, job.x.H - i0)
+        u0, u1 = max(-j0, 0), min(cols, job.x.W - j0)
+    memset(ring, 0, (wa + 1) * cells * sizeof(T))
+    for band in range(outs + wa - 1):
+        _count(job, z, max(band * qa, v0), min((band + 1) * qa, v1), cols, small, count)
         for c in range(cells):
             t = 0
-            for j in range(c * qb, min((c + 1) * qb, cols)):
+            for j in range(max(c * qb, u0), min((c + 1) * qb, u1)):
                 t += count[j]
-            sums[c] += t - ring[band * cells + c]
-            ring[band * cells + c] = t
+            sums[c] += t - ring[slot * cells + c]
+            ring[slot * cells + c] = t
+        slot = slot + 1 if slot + 1 < wa else 0
+        m = band - wa + 1
+        if m < 0:
+            continue
+        # Rows of the kernel that meet the image wherever in the cell an output lies.
+        a0 = min(max(v0 - m * qa, 0), job.ka)
+        a1 = max(min(v1 - (m + 1) * qa + 1, job.ka), a0)
+        above, below = ramp + a0 * (job.kb + 1), ramp + a1 * (job.kb + 1)
+        s = 0
+        for c in range(min(wb - 1, cells)):
             s += sums[c]
-            if c >= wb:
-                s -= sums[c - wb]
-            if s > most:
-                most = s
-        band = band + 1 if band + 1 < wa else 0
-        i = last
-    return <Py_ssize_t> most
+        for c in range(across):
+            if c + wb - 1 < cells:
+                s += sums[c + wb - 1]
+            b0 = min(max(u0 - c * qb, 0), job.kb)
+            b1 = max(min(u1 - (c + 1) * qb + 1, job.kb), b0)
+            if below[b1] - below[b0] - above[b1] + above[b0] - s >= need:
+                good += 1
+            else:
+                good -= 2
+                marks[m * qa // job.ba * job.wide + c * qb // job.bb] = 1
+            s -= sums[c]
+    return good
 
 
 cdef T _least(const T *z, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
@@ -734,13 +770,13 @@ cdef void _round(T *z, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t lanes) noexcep
 # ---------------------------------------------------------------- correlation
 
 cdef enum Verdict:
-    REFUSED, ALLOWED, BY_RESULT, TO_INTEGERS
+    REFUSED, ALLOWED, SURVEYED, BY_RESULT, TO_INTEGERS
 
 
 cdef Verdict _verdict(
-    const Job *job, const Limits *k, const Census *c, double rms, Py_ssize_t small,
+    const Job *job, const Limits *k, const Census *c, double rms,
 ) noexcept nogil:
-    """Whether the error of a pair of tiles stays within the bound of the direct sum."""
+    """How to see to it that the errors of a pair of tiles stay within the direct sum's bound."""
     cdef double error = k.error * rms
     if not job.checked:
         return ALLOWED
@@ -750,20 +786,19 @@ cdef Verdict _verdict(
     if k.integer != 0 and c.squares >= MOST_INTEGER * MOST_INTEGER:
         return REFUSED              # too large to tell
     if k.positive != 0 and c.positive:
-        return BY_RESULT        # each output is its own sum of |x| |k|
-    if error <= k.bound * k.large * (rms * SMALL) * (k.many - small):
-        return ALLOWED
-    return REFUSED
+        return BY_RESULT            # each output is its own sum of |x| |k|
+    return SURVEYED
 
 
 cdef void _finish(
     const Job *job, T *z, Py_ssize_t pair, const cnp.intp_t *plane, Verdict verdict,
     double error, double bound, uint8_t *failed,
 ) noexcept nogil:
-    """Put a pair of tiles into y, rounded if they are to be, unless the result forbids it."""
+    """Put a pair of tiles into y, rounded if they are to be; mark what the result forbids."""
     cdef Plane y = job.y
     cdef Py_ssize_t n1 = job.cols.n, t0 = job.rows.n - job.ka + 1, t1 = n1 - job.kb + 1
-    cdef Py_ssize_t part, tile, i, j, rows, cols
+    cdef Py_ssize_t part, tile, i, j, m, n, rows, cols
+    cdef uint8_t *marks
     cdef T *p
     y.data += plane[2]
     for part in range(3 - job.comps):
@@ -777,11 +812,22 @@ cdef void _finish(
             _round(p, job.ld, rows, _round_up(cols, V))
             if job.comps == 2:
                 _round(p + n1, job.ld, rows, _round_up(cols, V))
-        elif verdict == BY_RESULT:
-            if not error <= bound * (_least(p, job.ld, rows, cols) - error):
-                failed[0] = 1
-                continue
         _put(&y, p, job.ld, n1, i, j, rows, cols)
+        if verdict == BY_RESULT:
+            marks = failed + tile * job.down * job.wide
+            for m in range((rows + job.ba - 1) // job.ba):
+                for n in range((cols + job.bb - 1) // job.bb):
+                    if not error <= bound * (_least(
+                            p + m * job.ba * job.ld + n * job.bb, job.ld,
+                            min(job.ba, rows - m * job.ba),
+                            min(job.bb, cols - n * job.bb)) - error):
+                        marks[m * job.wide + n] = 1
+
+
+cdef void _refuse(const Job *job, Py_ssize_t pair, uint8_t *failed) noexcept nogil:
+    cdef Py_ssize_t first = pair if job.comps == 2 else 2 * pair, size = job.down * job.wide
+    cdef Py_ssize_t n = min(first + 3 - job.comps, job.tiles) - first
+    memset(failed + first * size, 1, n * size)
 
 
 cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
@@ -790,17 +836,20 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
     cdef Py_ssize_t group = number // job.pairs, pair = number % job.pairs
     cdef const cnp.intp_t *plane = job.planes + 3 * job.bank * group
     cdef Py_ssize_t n0 = job.rows.n, n1 = job.cols.n, t0 = n0 - job.ka + 1, t1 = n1 - job.kb + 1
-    cdef Py_ssize_t part, tile, i, j, k, q, needed, small = 0
+    cdef Py_ssize_t part, tile, i, j, k, q, needed, good, balance, size = job.down * job.wide
     cdef Py_ssize_t rows[2]
     cdef Py_ssize_t cols[2]
+    cdef Py_ssize_t i0[2]
+    cdef Py_ssize_t j0[2]
     cdef T *z = scratch
     cdef T *buf = z + n0 * job.ld
     cdef T *kept = buf + _buffer(n1)
+    cdef uint8_t *refused = <uint8_t *> (kept + (2 * n0 * n1 if job.bank > 1 else 0))
     cdef const T *factors
     cdef const Limits *limits
-    cdef uint8_t *failed = job.failed + job.bank * group * job.pairs + pair
+    cdef uint8_t *failed = job.failed + job.bank * group * job.tiles * size
     cdef Census census
-    cdef double rms
+    cdef double rms, need
     cdef Verdict verdict
     x.data += plane[0]
     for part in range(3 - job.comps):
@@ -810,7 +859,8 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
             i, j = tile // job.across * t0, tile % job.across * t1
             rows[part] = min(t0, job.y.H - i) + job.ka - 1
             cols[part] = min(t1, job.y.W - j) + job.kb - 1
-        _gather_part(&x, job.o0 + i, job.o1 + j, rows[part], cols[part], z + part * n1, job.ld,
+        i0[part], j0[part] = job.o0 + i, job.o1 + j
+        _gather_part(&x, i0[part], j0[part], rows[part], cols[part], z + part * n1, job.ld,
                      n0, n1, job.comps, buf)
 
     census = _census(job, z)
@@ -821,12 +871,31 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
                 # As it is: rounding would leave zeros of either sign.
                 _finish(job, z, pair, plane + 3 * k, ALLOWED, 0, 0, failed)
             else:
-                failed[k * job.pairs] = 1
+                _refuse(job, pair, failed + k * job.tiles * size)
         return
-    if job.checked:
-        for part in range(3 - job.comps):
-            small = max(small, _most_small(job, z + part * n1, rows[part], cols[part],
-                                           <T> (rms * SMALL), buf))
+    good = 0
+    for k in range(job.bank):
+        limits = &job.limits[plane[3 * k + 1]]
+        verdict = _verdict(job, limits, &census, rms)
+        refused[k] = verdict == REFUSED
+        if verdict == SURVEYED:
+            balance = 0
+            need = limits.error / (limits.bound * limits.large * SMALL)
+            for part in range(3 - job.comps):
+                tile = pair if job.comps == 2 else 2 * pair + part
+                if tile < job.tiles:
+                    balance += _survey(
+                        job, z + part * n1, rows[part], cols[part], i0[part], j0[part],
+                        job.ramps + plane[3 * k + 1] * (job.ka + 1) * (job.kb + 1),
+                        <T> (rms * SMALL), need, failed + (k * job.tiles + tile) * size, buf)
+            # Where a third would have to be done again the transforms do not pay.
+            refused[k] = balance <= 0
+        if refused[k]:
+            _refuse(job, pair, failed + k * job.tiles * size)
+        else:
+            good += 1
+    if good == 0:
+        return
 
     _columns(z, &job.rows, job.ld, n1, n1, False)
     if job.bank > 1:
@@ -834,11 +903,9 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
             i = q * V
             _rows_in(z + i * job.ld, job.ld, &job.cols, job.cols.passes, kept + 2 * n1 * i)
     for k in range(job.bank):
-        limits = &job.limits[plane[3 * k + 1]]
-        verdict = _verdict(job, limits, &census, rms, small)
-        if verdict == REFUSED:
-            failed[k * job.pairs] = 1
+        if refused[k]:
             continue
+        limits = &job.limits[plane[3 * k + 1]]
         needed = _round_up(min(t1, job.y.W), LINE // <Py_ssize_t> sizeof(T))
         for q in range(n0 // V):
             i = q * V
@@ -850,8 +917,8 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
                 _multiply(kept + 2 * n1 * i, buf, factors, &job.cols, False)
             _rows_out(z + i * job.ld, job.ld, &job.cols, buf, needed)
         _columns(z, &job.rows, job.ld, n1, needed, True)
-        _finish(job, z, pair, plane + 3 * k, verdict, limits.error * rms, limits.bound,
-                failed + k * job.pairs)
+        _finish(job, z, pair, plane + 3 * k, _verdict(job, limits, &census, rms),
+                limits.error * rms, limits.bound, failed + k * job.tiles * size)
 
 
 cdef Axis _axis(cnp.ndarray radices, cnp.ndarray table):
@@ -914,6 +981,24 @@ def spectrum(
     PyMem_RawFree(base)
 
 
+cdef enum:
+    BLOCK_ROWS = 8      # of outputs that are judged together, at least
+    BLOCK_COLS = 16
+
+
+BLOCK = (BLOCK_ROWS, BLOCK_COLS)
+
+
+def cell(Py_ssize_t n):
+    """Rows or columns of the cells in which small elements are counted, for so many taps."""
+    return (n + 5) // 6
+
+
+def block(Py_ssize_t n, Py_ssize_t least):
+    """Rows or columns of the blocks of outputs that are judged together: whole cells."""
+    return (least + cell(n) - 1) // cell(n) * cell(n)
+
+
 # Elements of tiles that a worker transforms between looks for Ctrl-C: some ms.
 cdef double _ELEMENTS_PER_CHECK = 1e6 * V
 
@@ -921,7 +1006,8 @@ cdef double _ELEMENTS_PER_CHECK = 1e6 * V
 def correlate(
     cnp.ndarray x not None,             # IN   (…, H, W), any layout and dtype
     cnp.ndarray factors not None,       # IN   spectra of the kernels, as `spectrum` makes them
-    cnp.ndarray limits not None,        # IN   (kernels, 6) float64: `Limits` of each
+    cnp.ndarray limits not None,        # IN   (kernels, 5) float64: `Limits` of each
+    cnp.ndarray ramps not None,         # IN   (kernels, kh + 1, kw + 1) int32: see `Job`
     cnp.ndarray y not None,             # OUT  (…, oh, ow), aligned, native
     Py_ssize_t ka, Py_ssize_t kb,       # the kernels' shape
     Py_ssize_t o0, Py_ssize_t o1,       # y[0, 0] meets k[0, 0] at X[o0, o1]
@@ -931,12 +1017,14 @@ def correlate(
     cnp.ndarray radices1 not None, cnp.ndarray table1 not None,
     cnp.ndarray planes not None,        # IN   (n, 3) intp: byte offset of x, kernel, offset of y
     Py_ssize_t bank,                    # planes in a row that share x
-    cnp.ndarray failed not None,        # OUT  (n, pairs) uint8, zeros: 1 where y is not computed
+    cnp.ndarray failed not None,        # OUT  (n, tiles, down, wide) uint8, zeros: 1 in blocks of
+                                        #      outputs that y is not right in
     bint checked,                       # only where the direct sum's bound holds
-    bint both,                          # `many` kernel elements are large in both parts
+    bint both,                          # the large kernel elements are large in both parts
+    bint zeros,                         # the image goes on with zeros beyond its edges
     int workers,
 ):
-    """y = x correlated with the kernels, plane by plane, but for the pairs marked in `failed`."""
+    """y = x correlated with the kernels, plane by plane, but for what is marked in `failed`."""
     cdef Job job
     cdef Py_ssize_t total, start, stop, step, room, t, n0, n1
     cdef T *scratch
@@ -955,7 +1043,12 @@ def correlate(
     job.bank = bank
     job.across = (job.y.W + n1 - kb) // (n1 - kb + 1)
     job.tiles = (job.y.H + n0 - ka) // (n0 - ka + 1) * job.across
-    job.pairs = cnp.PyArray_DIM(failed, 1)
+    job.pairs = job.tiles if job.comps == 2 else (job.tiles + 1) // 2
+    job.qa, job.qb = cell(ka), cell(kb)
+    job.ba, job.bb = block(ka, BLOCK_ROWS), block(kb, BLOCK_COLS)
+    job.down, job.wide = cnp.PyArray_DIM(failed, 2), cnp.PyArray_DIM(failed, 3)
+    job.ramps = <const int32_t *> cnp.PyArray_DATA(ramps)
+    job.zeros = zeros
     job.failed = <uint8_t *> cnp.PyArray_DATA(failed)
     job.checked, job.both = checked, both
     job.positive = job.integer = False
@@ -964,7 +1057,7 @@ def correlate(
         job.integer = job.integer or job.limits[t].integer != 0
     total = cnp.PyArray_DIM(planes, 0) // bank * job.pairs
     workers = min(workers, total)
-    room = n0 * job.ld + _buffer(n1) + (2 * n0 * n1 if bank > 1 else 0)
+    room = n0 * job.ld + _buffer(n1) + (2 * n0 * n1 if bank > 1 else 0) + bank
     room = _round_up(room, ALIGN)
     step = <Py_ssize_t> max(_ELEMENTS_PER_CHECK / (<double> n0 * n1 * bank), 1.0) * workers
     base = _allocate(room * workers)
