@@ -43,7 +43,12 @@ cdef enum:
     GRAD_B = 64
     L1 = 24 * 1024      # bytes of the first-level cache that a tile may count on
     LOW = 11            # rows of a kernel under which tiles are wide instead, rows of
-    STREAM = 16 * 1024  # this many bytes
+    STREAM = 16 * 1024  # this many bytes,
+    L2 = 256 * 1024     # and this many bytes of outputs
+    LLC = 4 * 1024 * 1024   # bytes of an image up to which its rows are read from a cache
+    STACK = 32 * 1024   # bytes of scratch that a call takes from the stack
+    WIDE = 192
+    BORDER = 1024       # lanes of a row that are gathered at a time
 
 # What the Python side needs to know of the compile-time choices.
 BOUNDARIES = {"fill": FILL, "wrap": WRAP, "symm": SYMM, "mirror": MIRROR, "nearest": NEAREST}
@@ -53,26 +58,42 @@ LANES = V
 
 # ---------------------------------------------------------------- correlation: register tile
 
-# ROWS rows x up to four vectors of sums.  Fields, not an array: the compiler keeps fields of
+# Up to eight rows x four vectors of sums.  Fields, not arrays: the compiler keeps fields of
 # a local struct in registers without first having to unroll a loop over them.
-# A complex tile has two output rows: a0, a1 gather x * re(k), x * im(k) of the first.
+cdef struct Row:
+    vec a0
+    vec a1
+    vec a2
+    vec a3
+
 cdef struct Tile:
-    vec a00
-    vec a01
-    vec a02
-    vec a03
-    vec a10
-    vec a11
-    vec a12
-    vec a13
-    vec a20
-    vec a21
-    vec a22
-    vec a23
-    vec a30
-    vec a31
-    vec a32
-    vec a33
+    Row r0
+    Row r1
+    Row r2
+    Row r3
+    Row r4
+    Row r5
+    Row r6
+    Row r7
+
+
+cdef inline Row _zeros() noexcept nogil:
+    cdef Row r
+    r.a0 = r.a1 = r.a2 = r.a3 = vzero()
+    return r
+
+
+cdef inline void _tap(
+    Row *r, vec x0, vec x1, vec x2, vec x3, const T *k, const int C,
+) noexcept nogil:
+    cdef vec w = vsplat(k)
+    r.a0 = r.a0 + x0 * w
+    if C > 1:
+        r.a1 = r.a1 + x1 * w
+    if C > 2:
+        r.a2 = r.a2 + x2 * w
+    if C > 3:
+        r.a3 = r.a3 + x3 * w
 
 
 cdef inline void _taps(
@@ -82,17 +103,19 @@ cdef inline void _taps(
     """One input row against the tile's rows lo <= r < hi, which meet kernel row k - r * ks.
 
     Each vector of x is loaded once and used by every row; lo, hi, C and cplx are literals in
-    every call, so all the conditions are gone when this is compiled.
+    every call, so all the conditions are gone when this is compiled.  A complex row takes two
+    of the tile's: they gather x * re(k) and x * im(k).
     """
     cdef Py_ssize_t b, step = 2 if cplx else 1
     cdef const T *k1 = k + 1 if cplx else k - ks
     cdef const T *k2 = k - ks if cplx else k - 2 * ks
     cdef const T *k3 = k - ks + 1 if cplx else k - 3 * ks
-    cdef bint on0 = lo <= 0 < hi
-    cdef bint on1 = on0 if cplx else lo <= 1 < hi
-    cdef bint on2 = lo <= 1 < hi if cplx else lo <= 2 < hi
-    cdef bint on3 = on2 if cplx else lo <= 3 < hi
-    cdef vec x0, x1, x2, x3, w
+    cdef const T *k4 = k - 2 * ks if cplx else k - 4 * ks
+    cdef const T *k5 = k - 2 * ks + 1 if cplx else k - 5 * ks
+    cdef const T *k6 = k - 6 * ks
+    cdef int low = 2 * lo if cplx else lo
+    cdef int high = 2 * hi if cplx else hi
+    cdef vec x0, x1, x2, x3
     x1 = x2 = x3 = vzero()
     for b in range(kb):
         x0 = vload(x)
@@ -100,114 +123,198 @@ cdef inline void _taps(
             x1 = vload(x + V)
         if C > 2:
             x2 = vload(x + 2 * V)
+        if C > 3:
             x3 = vload(x + 3 * V)
         x += step
-        if on0:
-            w = vsplat(k + b * step)
-            t.a00 = t.a00 + x0 * w
-            if C > 1:
-                t.a01 = t.a01 + x1 * w
-            if C > 2:
-                t.a02 = t.a02 + x2 * w
-                t.a03 = t.a03 + x3 * w
-        if on1:
-            w = vsplat(k1 + b * step)
-            t.a10 = t.a10 + x0 * w
-            if C > 1:
-                t.a11 = t.a11 + x1 * w
-            if C > 2:
-                t.a12 = t.a12 + x2 * w
-                t.a13 = t.a13 + x3 * w
-        if on2:
-            w = vsplat(k2 + b * step)
-            t.a20 = t.a20 + x0 * w
-            if C > 1:
-                t.a21 = t.a21 + x1 * w
-            if C > 2:
-                t.a22 = t.a22 + x2 * w
-                t.a23 = t.a23 + x3 * w
-        if on3:
-            w = vsplat(k3 + b * step)
-            t.a30 = t.a30 + x0 * w
-            if C > 1:
-                t.a31 = t.a31 + x1 * w
-            if C > 2:
-                t.a32 = t.a32 + x2 * w
-                t.a33 = t.a33 + x3 * w
+        if low <= 0 < high:
+            _tap(&t.r0, x0, x1, x2, x3, k + b * step, C)
+        if low <= 1 < high:
+            _tap(&t.r1, x0, x1, x2, x3, k1 + b * step, C)
+        if low <= 2 < high:
+            _tap(&t.r2, x0, x1, x2, x3, k2 + b * step, C)
+        if low <= 3 < high:
+            _tap(&t.r3, x0, x1, x2, x3, k3 + b * step, C)
+        if low <= 4 < high:
+            _tap(&t.r4, x0, x1, x2, x3, k4 + b * step, C)
+        if low <= 5 < high:
+            _tap(&t.r5, x0, x1, x2, x3, k5 + b * step, C)
+        if low <= 6 < high:
+            _tap(&t.r6, x0, x1, x2, x3, k6 + b * step, C)
 
 
-cdef inline void _finish(
-    vec a0, vec a1, vec a2, vec a3, T *y, bint add, const int C,
-) noexcept nogil:
-    vstore(y, a0 + vload(y) if add else a0)
+cdef inline void _put(Row *r, T *y, bint add, const int C) noexcept nogil:
+    vstore(y, r.a0 + vload(y) if add else r.a0)
     if C > 1:
-        vstore(y + V, a1 + vload(y + V) if add else a1)
+        vstore(y + V, r.a1 + vload(y + V) if add else r.a1)
     if C > 2:
-        vstore(y + 2 * V, a2 + vload(y + 2 * V) if add else a2)
-        vstore(y + 3 * V, a3 + vload(y + 3 * V) if add else a3)
+        vstore(y + 2 * V, r.a2 + vload(y + 2 * V) if add else r.a2)
+    if C > 3:
+        vstore(y + 3 * V, r.a3 + vload(y + 3 * V) if add else r.a3)
+
+
+cdef inline void _put_complex(Row *re, Row *im, T *y, bint add, const int C) noexcept nogil:
+    re.a0 = re.a0 + vturn(im.a0)
+    if C > 1:
+        re.a1 = re.a1 + vturn(im.a1)
+    if C > 2:
+        re.a2 = re.a2 + vturn(im.a2)
+    if C > 3:
+        re.a3 = re.a3 + vturn(im.a3)
+    _put(re, y, add, C)
+
+
+cdef inline void _roll(
+    const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t kb,
+    T *y, Py_ssize_t ys, Py_ssize_t rows, bint add, const int ka, const int C, const bint cplx,
+) noexcept nogil:
+    """Under a kernel of few rows: down a column of C vectors, the sums of ka outputs at a time.
+
+    Each row of x is read once.  The first ka - 1 sums are of outputs above the first.
+    """
+    cdef Tile t
+    cdef Py_ssize_t i
+    t.r0 = t.r1 = t.r2 = t.r3 = t.r4 = t.r5 = t.r6 = t.r7 = _zeros()
+    k += (ka - 1) * ks
+    for i in range(1 - ka, rows):
+        if ka > 1 and i == -1:
+            _taps(&t, x, k, ks, kb, 1, ka, C, cplx)
+        elif ka > 2 and i == -2:
+            _taps(&t, x, k, ks, kb, 2, ka, C, cplx)
+        elif ka > 3 and i == -3:
+            _taps(&t, x, k, ks, kb, 3, ka, C, cplx)
+        elif ka > 4 and i == -4:
+            _taps(&t, x, k, ks, kb, 4, ka, C, cplx)
+        elif ka > 5 and i == -5:
+            _taps(&t, x, k, ks, kb, 5, ka, C, cplx)
+        elif ka > 6 and i == -6:
+            _taps(&t, x, k, ks, kb, 6, ka, C, cplx)
+        elif ka > 1 and i == rows - 1:
+            _taps(&t, x, k, ks, kb, 0, 1, C, cplx)
+        elif ka > 2 and i == rows - 2:
+            _taps(&t, x, k, ks, kb, 0, 2, C, cplx)
+        elif ka > 3 and i == rows - 3:
+            _taps(&t, x, k, ks, kb, 0, 3, C, cplx)
+        elif ka > 4 and i == rows - 4:
+            _taps(&t, x, k, ks, kb, 0, 4, C, cplx)
+        elif ka > 5 and i == rows - 5:
+            _taps(&t, x, k, ks, kb, 0, 5, C, cplx)
+        elif ka > 6 and i == rows - 6:
+            _taps(&t, x, k, ks, kb, 0, 6, C, cplx)
+        else:
+            _taps(&t, x, k, ks, kb, 0, ka, C, cplx)
+        x += xs
+        if cplx:
+            if i >= 0:
+                _put_complex(&t.r0, &t.r1, y, add, C)
+                y += ys
+            t.r0, t.r1 = t.r2, t.r3
+            t.r2, t.r3 = t.r4, t.r5
+            t.r4, t.r5 = t.r6, t.r7
+            if ka == 1:
+                t.r0 = t.r1 = _zeros()
+            elif ka == 2:
+                t.r2 = t.r3 = _zeros()
+            elif ka == 3:
+                t.r4 = t.r5 = _zeros()
+            else:
+                t.r6 = t.r7 = _zeros()
+        else:
+            if i >= 0:
+                _put(&t.r0, y, add, C)
+                y += ys
+            t.r0 = t.r1 if ka > 1 else _zeros()
+            t.r1 = t.r2 if ka > 2 else _zeros()
+            t.r2 = t.r3 if ka > 3 else _zeros()
+            t.r3 = t.r4 if ka > 4 else _zeros()
+            t.r4 = t.r5 if ka > 5 else _zeros()
+            t.r5 = t.r6 if ka > 6 else _zeros()
+            t.r6 = t.r7 if ka > 7 else _zeros()
+            t.r7 = _zeros()
+
+
+cdef inline void _rolls(
+    const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t kb,
+    T *y, Py_ssize_t ys, Py_ssize_t rows, Py_ssize_t cols, bint add,
+    const int ka, const int C, const bint cplx,
+) noexcept nogil:
+    """`_roll` over cols >= V lanes.  The last vector is moved left onto its neighbour
+    where the width is no multiple of V: the same sums again, so no scalar tail."""
+    cdef Py_ssize_t j = 0
+    while j < cols:
+        if C > 2 and cols - j >= C * V:
+            _roll(x + j, xs, k, ks, kb, y + j, ys, rows, add, ka, C, cplx)
+            j += C * V
+        elif cols - j >= 2 * V:
+            _roll(x + j, xs, k, ks, kb, y + j, ys, rows, add, ka, 2, cplx)
+            j += 2 * V
+        else:
+            j = min(j, cols - V)
+            _roll(x + j, xs, k, ks, kb, y + j, ys, rows, add, ka, 1, cplx)
+            j += V
 
 
 cdef inline void _tile(
     const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t ka, Py_ssize_t kb,
     T *y, Py_ssize_t ys, bint add, const int rows, const int C, const bint cplx,
 ) noexcept nogil:
-    """y = (y if add else 0) + x correlated with k, for `rows` rows x C vectors of outputs."""
+    """y = (y if add else 0) + x correlated with k, for `rows` <= ka rows x C vectors of outputs."""
     cdef Tile t
-    cdef Py_ssize_t i, lo, hi
-    t.a00 = t.a01 = t.a02 = t.a03 = t.a10 = t.a11 = t.a12 = t.a13 = vzero()
-    t.a20 = t.a21 = t.a22 = t.a23 = t.a30 = t.a31 = t.a32 = t.a33 = vzero()
+    cdef Py_ssize_t i
+    t.r0 = t.r1 = t.r2 = t.r3 = t.r4 = t.r5 = t.r6 = t.r7 = _zeros()
 
     # Input row i meets output rows i - ka < r <= i.
     for i in range(ka + rows - 1):
-        lo = max(i - ka + 1, 0)
-        hi = min(i + 1, rows)
-        if lo == 0:
-            if hi == rows:
-                _taps(&t, x, k, ks, kb, 0, rows, C, cplx)
-            elif rows > 1 and hi == 1:
-                _taps(&t, x, k, ks, kb, 0, 1, C, cplx)
-            elif rows > 2 and hi == 2:
-                _taps(&t, x, k, ks, kb, 0, 2, C, cplx)
-            elif rows > 2:
-                _taps(&t, x, k, ks, kb, 0, 3, C, cplx)
-        elif rows > 1 and lo == 1:
-            if hi == rows:
+        if i >= ka:
+            if rows > 1 and i == ka:
                 _taps(&t, x, k, ks, kb, 1, rows, C, cplx)
-            elif rows > 2 and hi == 2:
-                _taps(&t, x, k, ks, kb, 1, 2, C, cplx)
-            elif rows > 2:
-                _taps(&t, x, k, ks, kb, 1, 3, C, cplx)
-        elif rows > 2 and lo == 2:
-            if hi == rows:
+            elif rows > 2 and i == ka + 1:
                 _taps(&t, x, k, ks, kb, 2, rows, C, cplx)
-            else:
-                _taps(&t, x, k, ks, kb, 2, 3, C, cplx)
-        elif rows > 2:
-            _taps(&t, x, k, ks, kb, 3, rows, C, cplx)
+            elif rows > 3 and i == ka + 2:
+                _taps(&t, x, k, ks, kb, 3, rows, C, cplx)
+            elif rows > 4 and i == ka + 3:
+                _taps(&t, x, k, ks, kb, 4, rows, C, cplx)
+            elif rows > 5:
+                _taps(&t, x, k, ks, kb, 5, rows, C, cplx)
+        elif i >= rows - 1:
+            _taps(&t, x, k, ks, kb, 0, rows, C, cplx)
+        elif i == 0:
+            _taps(&t, x, k, ks, kb, 0, 1, C, cplx)
+        elif i == 1:
+            _taps(&t, x, k, ks, kb, 0, 2, C, cplx)
+        elif i == 2:
+            _taps(&t, x, k, ks, kb, 0, 3, C, cplx)
+        elif i == 3:
+            _taps(&t, x, k, ks, kb, 0, 4, C, cplx)
+        else:
+            _taps(&t, x, k, ks, kb, 0, 5, C, cplx)
         x += xs
         k += ks
 
     if cplx:
-        _finish(t.a00 + vturn(t.a10), t.a01 + vturn(t.a11), t.a02 + vturn(t.a12),
-                t.a03 + vturn(t.a13), y, add, C)
+        _put_complex(&t.r0, &t.r1, y, add, C)
         if rows > 1:
-            _finish(t.a20 + vturn(t.a30), t.a21 + vturn(t.a31), t.a22 + vturn(t.a32),
-                    t.a23 + vturn(t.a33), y + ys, add, C)
-    else:
-        _finish(t.a00, t.a01, t.a02, t.a03, y, add, C)
-        if rows > 1:
-            _finish(t.a10, t.a11, t.a12, t.a13, y + ys, add, C)
+            _put_complex(&t.r2, &t.r3, y + ys, add, C)
         if rows > 2:
-            _finish(t.a20, t.a21, t.a22, t.a23, y + 2 * ys, add, C)
-            _finish(t.a30, t.a31, t.a32, t.a33, y + 3 * ys, add, C)
+            _put_complex(&t.r4, &t.r5, y + 2 * ys, add, C)
+    else:
+        _put(&t.r0, y, add, C)
+        if rows > 1:
+            _put(&t.r1, y + ys, add, C)
+        if rows > 2:
+            _put(&t.r2, y + 2 * ys, add, C)
+        if rows > 3:
+            _put(&t.r3, y + 3 * ys, add, C)
+        if rows > 4:
+            _put(&t.r4, y + 4 * ys, add, C)
+        if rows > 5:
+            _put(&t.r5, y + 5 * ys, add, C)
 
 
 cdef inline void _strip(
     const T *x, Py_ssize_t xs, const T *k, Py_ssize_t ks, Py_ssize_t ka, Py_ssize_t kb,
     T *y, Py_ssize_t ys, Py_ssize_t cols, bint add, const int rows, const bint cplx,
 ) noexcept nogil:
-    """`rows` rows of cols >= V lanes.  The last vector is moved left onto its neighbour
-    where the width is no multiple of V: the same sums again, so no scalar tail."""
+    """`rows` rows of cols >= V lanes, the last vector as in `_rolls`."""
     cdef Py_ssize_t j = 0
     while j < cols:
         if C_MAX > 2 and cols - j >= 4 * V:
@@ -228,43 +335,53 @@ cdef void _block(
 ) noexcept nogil:
     """rows x cols lanes of outputs, cols >= V (a multiple of V where add)."""
     cdef Py_ssize_t i = 0
-    while i < rows:
-        if cplx:
-            if HAS_COMPLEX and rows - i >= 2:
+    if cplx:
+        if not HAS_COMPLEX:
+            return
+        if ka == 1:
+            _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 1, C_MAX, True)
+            return
+        while i < rows:
+            if rows - i >= 2:
                 _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 2, True)
                 x += 2 * xs
                 y += 2 * ys
                 i += 2
-            elif HAS_COMPLEX:
+            else:
                 _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 1, True)
                 return
-        elif rows - i >= ROWS:
-            _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, ROWS, False)
-            x += ROWS * xs
-            y += ROWS * ys
-            i += ROWS
-        elif rows - i >= 2:
-            _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 2, False)
-            x += 2 * xs
-            y += 2 * ys
-            i += 2
-        else:
-            _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 1, False)
-            return
+    elif ka == 1:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 1, C_MAX, False)
+    elif ka == 2:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 2, C_MAX, False)
+    elif ka == 3:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 3, C_MAX, False)
+    elif ka == 4:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 4, C_MAX, False)
+    elif ka == 5 and rows > 8:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 5, C_MAX, False)
+    elif ka == 6 and rows > 8:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 6, C_MAX, False)
+    elif ka == 7 and C_MAX > 2 and rows > 8:
+        _rolls(x, xs, k, ks, kb, y, ys, rows, cols, add, 7, 3, False)
+    else:
+        while i < rows:
+            if rows - i >= ROWS:
+                _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, ROWS, False)
+                x += ROWS * xs
+                y += ROWS * ys
+                i += ROWS
+            elif rows - i >= 2:
+                _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 2, False)
+                x += 2 * xs
+                y += 2 * ys
+                i += 2
+            else:
+                _strip(x, xs, k, ks, ka, kb, y, ys, cols, add, 1, False)
+                return
 
 
 # ---------------------------------------------------------------- correlation: cache tiles
-
-cdef struct Rect:           # a part of y, cut into tiles
-    Py_ssize_t i0
-    Py_ssize_t j0
-    Py_ssize_t rows
-    Py_ssize_t cols
-    Py_ssize_t th
-    Py_ssize_t tw
-    Py_ssize_t across       # tiles per row of tiles
-    Py_ssize_t first        # number of its first tile
-    bint in_place
 
 cdef struct Job:
     Plane x
@@ -278,9 +395,16 @@ cdef struct Job:
     bint banded             # more than KA x KB taps
     const cnp.intp_t *planes    # byte offsets of x, k, y for each plane
     Py_ssize_t n_planes
-    Rect rect[5]            # the interior, then the borders: top, bottom, left, right
-    int n_rects
+    Py_ssize_t i0           # y[i0:i1, j0:j1] can be computed from x in place
+    Py_ssize_t i1
+    Py_ssize_t j0
+    Py_ssize_t j1
+    Py_ssize_t th           # a task's part of y
+    Py_ssize_t tw
+    Py_ssize_t across       # tasks side by side
     Py_ssize_t tiles        # per plane
+    Py_ssize_t ch           # gathered at a time
+    Py_ssize_t cw
     Py_ssize_t room         # scratch of a worker: lanes of input, of output
     Py_ssize_t room_out
 
@@ -290,61 +414,111 @@ cdef inline Py_ssize_t _ld_in(const Job *job, Py_ssize_t cols) noexcept nogil:
     return _round_up(cols * job.comps, V) + (min(job.kb, KB) - 1) * job.comps
 
 
-cdef void _add_rect(
-    Job *job, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1, bint in_place, int n,
-) noexcept nogil:
-    """Cut y[i0:i1, j0:j1] into tiles that suit the caches and n workers."""
-    cdef Rect r
+cdef void _layout(Job *job, int n) noexcept nogil:
+    """What can be read in place; tiles that suit the caches and n workers."""
+    cdef Py_ssize_t rows = job.y.H, cols = job.y.W, lane = sizeof(T)
     cdef Py_ssize_t ka = min(job.ka, KA), kb = min(job.kb, KB), macs
-    if i1 <= i0 or j1 <= j0:
-        return
-    r.i0, r.j0, r.rows, r.cols, r.in_place = i0, j0, i1 - i0, j1 - j0, in_place
+    cdef bint in_place
+    job.i0 = min(max(-job.o0, 0), rows)
+    job.j0 = min(max(-job.o1, 0), cols)
+    job.i1 = min(job.x.H - job.ka - job.o0 + 1, rows)
+    job.j1 = min(job.x.W - job.kb - job.o1 + 1, cols)
+    in_place = (
+        job.x.lanes and not job.banded and job.i1 > job.i0
+        and (job.j1 - job.j0) * job.comps >= V
+    )
+    if not in_place:
+        job.i1 = job.i0
     # Width: the input rows of a register tile stay in L1 from one tile to the next below it.
     # Low kernels do not work long enough on a row for that to count; they want long streams.
-    r.tw = L1 // <Py_ssize_t> sizeof(T) // (ka + ROWS - 1) - kb * job.comps
+    job.tw = L1 // lane // (ka + ROWS - 1) - kb * job.comps
     if not in_place:
-        r.tw = min(r.tw, 1024)
+        job.tw = min(job.tw, BORDER)
     elif ka <= LOW:
-        r.tw = STREAM // <Py_ssize_t> sizeof(T)
-    r.tw = min(max(r.tw // (4 * V) * 4 * V, 8 * V) // job.comps, r.cols)
+        job.tw = STREAM // lane
+    job.tw = min(max(job.tw // (4 * V) * 4 * V, 8 * V) // job.comps, cols)
     # The last tile of a row takes in a remainder of less than a vector.
-    r.across = max((r.cols + r.tw - V // job.comps) // r.tw, 1)
+    job.across = max((cols + job.tw - V // job.comps) // job.tw, 1)
     # Height: work enough for a task, tasks enough for the workers, scratch within L2.
-    macs = r.tw * job.ka * job.kb
-    r.th = max((1 << 22) // macs, ROWS)
+    macs = job.tw * job.ka * job.kb
+    job.th = max((1 << 22) // macs, ROWS)
+    if in_place and ka <= LOW:
+        # An image beyond the caches: few rows at a time, for the prefetcher follows few streams.
+        if job.x.H * job.x.W * job.comps * lane <= LLC:
+            job.th = min(job.th, max(L2 // (job.tw * job.comps * lane), ROWS))
+        elif ka <= 7:
+            job.th = min(job.th, 6 if ka < 5 else 8)
     if n > 1:
-        r.th = min(r.th, _round_up(r.rows // (4 * n) + 1, ROWS))
-    if not in_place:
-        macs = L1 // <Py_ssize_t> sizeof(T) // _ld_in(job, r.tw) - ka
-        r.th = min(r.th, max(macs // ROWS * ROWS, ka // ROWS * ROWS, 32))
-    r.th = min(r.th, r.rows)
-    r.first = job.tiles
-    job.tiles += r.across * ((r.rows + r.th - 1) // r.th)
-    if not in_place:
-        job.room = max(job.room, (r.th + ka - 1) * _ld_in(job, r.tw + V))
-    if job.banded or not job.y.lanes or r.cols * job.comps < V:
-        job.room_out = max(job.room_out, r.th * _round_up((r.tw + V) * job.comps, V))
-    job.rect[job.n_rects] = r
-    job.n_rects += 1
+        job.th = min(job.th, _round_up(rows // (4 * n) + 1, ROWS))
+    job.th = min(job.th, rows)
+    job.tiles = job.across * ((rows + job.th - 1) // job.th)
+    # What is gathered at a time.
+    job.cw = min(job.tw, BORDER // job.comps)
+    macs = _ld_in(job, job.cw + V // job.comps)
+    job.ch = L1 // lane // macs - ka + 1
+    job.ch = min(max(job.ch // ROWS * ROWS, ka // ROWS * ROWS, 32), job.th)
+    job.room = (job.ch + ka - 1) * macs
+    job.room_out = 0
+    if job.banded or not job.y.lanes or cols * job.comps < V:
+        job.room_out = job.ch * _round_up((job.cw * job.comps + V), V)
+        job.room_out = max(job.room_out, job.th * _round_up((job.tw * job.comps + V), V))
 
 
-cdef void _layout(Job *job, int n) noexcept nogil:
-    """The rectangles of y: what can be read in place, and the borders around it."""
-    cdef Py_ssize_t i0, i1, j0, j1, rows = job.y.H, cols = job.y.W
-    i0 = min(max(-job.o0, 0), rows)
-    j0 = min(max(-job.o1, 0), cols)
-    i1 = min(job.x.H - job.ka - job.o0 + 1, rows)
-    j1 = min(job.x.W - job.kb - job.o1 + 1, cols)
-    job.n_rects = 0
-    job.tiles = job.room = job.room_out = 0
-    if job.banded or not job.x.lanes or i1 <= i0 or (j1 - j0) * job.comps < V:
-        _add_rect(job, 0, rows, 0, cols, False, n)
-        return
-    _add_rect(job, i0, i1, j0, j1, True, n)
-    _add_rect(job, 0, i0, 0, cols, False, n)
-    _add_rect(job, i1, rows, 0, cols, False, n)
-    _add_rect(job, i0, i1, 0, j0, False, n)
-    _add_rect(job, i0, i1, j1, cols, False, n)
+cdef void _inside(
+    const Job *job, const Plane *x, const Plane *y, const T *k,
+    Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1, T *out,
+) noexcept nogil:
+    """y[i0:i1, j0:j1] from x in place."""
+    cdef Py_ssize_t lane = sizeof(T), ys = y.s0 // lane, width = (j1 - j0) * job.comps
+    cdef const char *src = x.data + (job.o0 + i0) * x.s0 + (job.o1 + j0) * x.s1
+    if y.lanes:
+        out = <T *> (y.data + i0 * y.s0 + j0 * y.s1)
+    else:
+        ys = _round_up(width, V)
+    _block(<const T *> src, x.s0 // lane, k, job.kb * job.comps, job.ka, job.kb,
+           out, ys, i1 - i0, width, False, job.comps == 2)
+    if not y.lanes:
+        _scatter(out, ys, y, i0, j0, i1 - i0, j1 - j0)
+
+
+cdef void _gathered(
+    const Job *job, const Plane *x, const Plane *y, const T *k,
+    Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1, T *scratch,
+) noexcept nogil:
+    """y[i0:i1, j0:j1] from a scratch that x is gathered into, part by part."""
+    cdef Py_ssize_t i, j, a, b, a1, b1, rows, cols, xs, ys, width, ks = job.kb * job.comps
+    cdef T *out = scratch + job.room
+    cdef bint direct
+    j = j0
+    while j < j1:
+        cols = job.cw if j1 - j >= job.cw + V // job.comps else j1 - j
+        width = cols * job.comps
+        xs = _ld_in(job, cols)
+        direct = y.lanes and not job.banded and width >= V
+        ys = y.s0 // <Py_ssize_t> sizeof(T) if direct else _round_up(width, V)
+        if not direct:
+            width = ys      # a scratch has whole vectors
+        i = i0
+        while i < i1:
+            rows = min(i1 - i, job.ch)
+            if direct:
+                out = <T *> (y.data + i * y.s0 + j * y.s1)
+            a = 0
+            while a < job.ka:
+                a1 = min(job.ka - a, KA)
+                b = 0
+                while b < job.kb:
+                    b1 = min(job.kb - b, KB)
+                    _gather(x, job.o0 + i + a, job.o1 + j + b, rows + a1 - 1, cols + b1 - 1,
+                            scratch, xs, job.comps)
+                    _block(scratch, xs, k + a * ks + b * job.comps, ks, a1, b1,
+                           out, ys, rows, width, a + b > 0, job.comps == 2)
+                    b += KB
+                a += KA
+            if not direct:
+                _scatter(out, ys, y, i, j, rows, cols)
+            i += rows
+        j += cols
 
 
 cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
@@ -352,55 +526,34 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
     cdef Plane x = job.x, y = job.y
     cdef const T *k = job.k
     cdef const cnp.intp_t *offset = job.planes + number // job.tiles * 3
-    cdef const Rect *r = &job.rect[0]
-    cdef Py_ssize_t i, j, a, b, a1, b1, rows, cols, width, xs, ys
-    cdef int n
-    cdef T *out = scratch + job.room
-    cdef const T *src
-    cdef bint direct
+    cdef Py_ssize_t i0, i1, j0, j1, a0, a1, b0, b1, lanes = max(V // job.comps, 1)
     x.data += offset[0]
     k = <const T *> (<const char *> k + offset[1])
     y.data += offset[2]
     number = number % job.tiles
-    for n in range(1, job.n_rects):
-        if number >= job.rect[n].first:
-            r = &job.rect[n]
-    number -= r.first
-    i = number // r.across * r.th
-    j = number % r.across * r.tw
-    rows = min(r.th, r.rows - i)
-    cols = r.tw if number % r.across < r.across - 1 else r.cols - j
-    i += r.i0
-    j += r.j0
-    width = cols * job.comps
-    direct = y.lanes and not job.banded and width >= V
-    if direct:
-        ys = y.s0 // <Py_ssize_t> sizeof(T)
-        out = <T *> (y.data + i * y.s0 + j * y.s1)
-    else:
-        ys = _round_up(width, V)
-        if not r.in_place:      # a scratch has whole vectors; beyond an image nothing is read
-            width = ys
-    if r.in_place:
-        src = <const T *> (x.data + (job.o0 + i) * x.s0 + (job.o1 + j) * x.s1)
-        _block(src, x.s0 // <Py_ssize_t> sizeof(T), k, job.kb * job.comps, job.ka, job.kb,
-               out, ys, rows, width, False, job.comps == 2)
-    else:
-        xs = _ld_in(job, cols)
-        a = 0
-        while a < job.ka:
-            a1 = min(job.ka - a, KA)
-            b = 0
-            while b < job.kb:
-                b1 = min(job.kb - b, KB)
-                _gather(&x, job.o0 + i + a, job.o1 + j + b, rows + a1 - 1, cols + b1 - 1,
-                        scratch, xs, job.comps)
-                _block(scratch, xs, k + (a * job.kb + b) * job.comps, job.kb * job.comps,
-                       a1, b1, out, ys, rows, width, a + b > 0, job.comps == 2)
-                b += KB
-            a += KA
-    if not direct:
-        _scatter(out, ys, &y, i, j, rows, cols)
+    i0 = number // job.across * job.th
+    j0 = number % job.across * job.tw
+    i1 = min(i0 + job.th, y.H)
+    j1 = j0 + job.tw if number % job.across < job.across - 1 else y.W
+    # Borders are whole register tiles thick.
+    a0, b0 = max(i0, job.i0), max(j0, job.j0)
+    a1, b1 = min(i1, job.i1), min(j1, job.j1)
+    a0 = i0 + _round_up(a0 - i0, ROWS)
+    b0 = j0 + _round_up(b0 - j0, lanes)
+    a1 = i1 - _round_up(i1 - a1, ROWS)
+    b1 = j1 - _round_up(j1 - b1, lanes)
+    if a1 <= a0 or b1 - b0 < lanes or (b1 - b0 < WIDE and (b0 > j0 or b1 < j1)):
+        _gathered(job, &x, &y, k, i0, i1, j0, j1, scratch)
+        return
+    _inside(job, &x, &y, k, a0, a1, b0, b1, scratch + job.room)
+    if a0 > i0:
+        _gathered(job, &x, &y, k, i0, a0, j0, j1, scratch)
+    if a1 < i1:
+        _gathered(job, &x, &y, k, a1, i1, j0, j1, scratch)
+    if b0 > j0:
+        _gathered(job, &x, &y, k, a0, a1, j0, b0, scratch)
+    if b1 < j1:
+        _gathered(job, &x, &y, k, a0, a1, b1, j1, scratch)
 
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms) and visits to the queue of tasks.
@@ -423,7 +576,8 @@ def correlate(
     cdef Py_ssize_t total, start, stop, step, grab, room, t
     cdef double macs
     cdef T *scratch
-    cdef void *base
+    cdef void *base = NULL
+    cdef char[STACK] stack
     job.x = _plane(x, bound0, bound1, fill)
     job.y = _plane(y, FILL, FILL, fill)
     job.k = <const T *> cnp.PyArray_DATA(k)
@@ -440,13 +594,19 @@ def correlate(
     total = job.tiles * job.n_planes
     macs = <double> job.y.H * job.y.W * job.ka * job.kb * job.comps * job.comps / job.tiles
     workers = min(workers, total)
+    job.room = _round_up(job.room, ALIGN // sizeof(T))
+    room = _round_up(job.room + job.room_out, ALIGN) + ALIGN
+    scratch = <T *> stack
+    if workers > 1 or room * <Py_ssize_t> sizeof(T) > STACK - ALIGN:
+        base = _allocate(room * workers)
+        scratch = <T *> base
+    scratch = <T *> ((<size_t> scratch + ALIGN - 1) // ALIGN * ALIGN)
+    if total == 1 and macs < 10000:
+        _task(&job, 0, scratch)
+        PyMem_RawFree(base)
+        return
     grab = <Py_ssize_t> max(min(_MACS_PER_GRAB / macs, total // (4.0 * workers)), 1.0)
     step = <Py_ssize_t> max(min(_MACS_PER_CHECK / macs * workers, total), 4 * workers)
-    room = _round_up(job.room + job.room_out, ALIGN)
-    job.room = _round_up(job.room, ALIGN // sizeof(T))
-    room += ALIGN
-    base = _allocate(room * workers)
-    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
         with nogil:
             start = 0

@@ -698,7 +698,7 @@ cdef Py_ssize_t _survey(
     cdef Py_ssize_t t0 = rows - job.ka + 1, t1 = cols - job.kb + 1
     cdef Py_ssize_t outs = (t0 + qa - 1) // qa, across = (t1 + qb - 1) // qb
     cdef Py_ssize_t v0 = 0, v1 = rows, u0 = 0, u1 = cols
-    cdef Py_ssize_t i, j, c, m, a0, a1, b0, b1, band, slot = 0
+    cdef Py_ssize_t j, c, m, a0, a1, b0, b1, band, slot = 0
     cdef const int32_t *above
     cdef const int32_t *below
     cdef T *count = room                # per column of a band
