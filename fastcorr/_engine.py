@@ -80,6 +80,11 @@ class _Separated(Operator):
         self.passes = method_kernels(self.method, k.dtype)
 
     def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
+        # Factors of two terms can have opposite signs, and inf - inf is NaN: the definition says
+        # inf.  The sum of an image is finite if it is, and if not often enough.
+        if self.u.shape[-2] > 1 and not np.isfinite(x.sum(dtype=fill.dtype)):
+            super().__call__(x, y, fill, workers)
+            return
         planes = _planes(y.shape[:-2], x, self.u, self.v, y)
         self.passes.correlate(
             x, self.u, self.v, y, *self.offset, *self.codes, fill, planes, workers
@@ -293,7 +298,7 @@ def _transformed(
     codes: Pair,
     checked: bool,
 ) -> Operator:
-    lane, comps, _, kernels, outputs, taps = _problem(k, y_shape)
+    lane, comps, _, kernels, outputs, taps = _problem(k.dtype, k.shape, y_shape)
     tile = _fft.tile(outputs, taps, comps, lane)
     if kernels > 1 and kernels * tile.elements * 16 > _SPECTRA:
         return _InParts(module, k, y_shape, offset, codes, checked)
@@ -301,13 +306,18 @@ def _transformed(
 
 
 # Outputs times taps below which every other method takes its time for preparations.
-_SMALL = 100_000
+_SMALL = 400_000
 
 
-def direct_only(k_shape: tuple[int, ...], y_shape: tuple[int, ...], method: str) -> bool:
+def direct_only(
+    lanes: np.dtype[Any], k_shape: tuple[int, ...], y_shape: tuple[int, ...], method: str
+) -> bool:
     """Whether this is for the direct sum, whatever the kernel holds."""
     if method == "auto":
-        return math.prod(y_shape) * k_shape[-2] * k_shape[-1] < _SMALL
+        if math.prod(y_shape) * k_shape[-2] * k_shape[-1] < _SMALL:
+            return True
+        seconds = _plan.seconds(*_problem(lanes, k_shape, y_shape))
+        return min(seconds, key=seconds.__getitem__) == "direct"
     return method == "direct"
 
 
@@ -325,18 +335,18 @@ def choose(k: Array, y_shape: tuple[int, ...], thorough: bool = False) -> Choice
 
     `thorough`: with all that is possible in `seconds`, not only what could be the fastest.
     """
-    problem = _problem(k, y_shape)
+    problem = _problem(k.dtype, k.shape, y_shape)
     seconds = dict(_plan.seconds(*problem))
     why, factors = "", None
-    if thorough or seconds.get("separable", math.inf) <= min(seconds.values()):
-        factors = _separable.factors(k) if "separable" in seconds else None
-        if factors is not None:
+    if "separable" in seconds:
+        factors = _factors(k, problem, seconds, thorough)
+        if factors is None:
+            del seconds["separable"]
+        else:
             rank = factors[0].shape[-2]
             seconds["separable"] = _plan.seconds(*problem, rank)["separable"]
             why = "an outer product" if rank == 1 else f"a sum of {rank} outer products"
             why = f"the kernel is {why}"
-        else:
-            seconds.pop("separable", None)
     if "fft" in seconds and (thorough or seconds["fft"] <= min(seconds.values())):
         refusal = _fft.refusal(_as_floats(k)) or _fft.doubt(k)
         if refusal:
@@ -344,6 +354,23 @@ def choose(k: Array, y_shape: tuple[int, ...], thorough: bool = False) -> Choice
             why = why or f"no transforms: {refusal}"
     method = min(seconds, key=seconds.__getitem__)
     return Choice(method, why, seconds, factors if method == "separable" else None)
+
+
+def _factors(
+    k: Array, problem: tuple[str, int, int, int, Pair, Pair], seconds: dict[str, float],
+    thorough: bool,
+) -> tuple[Array, Array] | None:  # fmt: skip
+    """The kernel's factors, where they are worth the search for them."""
+    others = min(s for name, s in seconds.items() if name != "separable")
+    if thorough:
+        return _separable.factors(k)
+    if seconds["separable"] > others:
+        return None
+    if _separable.looks_like_one(k):
+        return _separable.factors(k)
+    # A kernel of higher rank is rare, the search not for nothing.
+    twice = _plan.seconds(*problem, 2)["separable"]
+    return _separable.factors(k) if twice < 0.5 * others else None
 
 
 def explain(
@@ -356,7 +383,7 @@ def explain(
     seconds = choice.seconds
     if k.dtype.kind == "c" and not module.COMPLEX:
         return "direct", "the only one for this type", {"direct": 4 * seconds["direct"]}
-    if direct_only(k.shape, y_shape, "auto"):
+    if math.prod(y_shape) * k.shape[-2] * k.shape[-1] < _SMALL:
         return "direct", "the problem is small", seconds
     method = choice.method
     why = f"{choice.reason}; " if choice.reason else ""
@@ -385,7 +412,7 @@ def operator(
         if method not in ("auto", "direct"):
             raise ValueError(f"method={method!r} is not available for {k.dtype}")
         return _Four(module, k, offset, codes)
-    if direct_only(k.shape, y_shape, method):
+    if direct_only(k.dtype, k.shape, y_shape, method):
         return Operator(module, k, offset, codes)
     if method == "auto":
         choice = choose(k, y_shape)
@@ -409,16 +436,18 @@ def operator(
     return _transformed(module, k, y_shape, offset, codes, checked=False)
 
 
-def _problem(k: Array, y_shape: tuple[int, ...]) -> tuple[str, int, int, int, Pair, Pair]:
+def _problem(
+    lanes: np.dtype[Any], k_shape: tuple[int, ...], y_shape: tuple[int, ...]
+) -> tuple[str, int, int, int, Pair, Pair]:
     """What the cost model wants to know."""
-    real = k.real.dtype
+    comps = 2 if lanes.kind == "c" else 1
     return (
-        f"{real.kind}{real.itemsize}",
-        2 if k.dtype.kind == "c" else 1,
+        f"{lanes.kind if comps == 1 else 'f'}{lanes.itemsize // comps}",
+        comps,
         math.prod(y_shape[:-2]),
-        math.prod(k.shape[:-2]),
+        math.prod(k_shape[:-2]),
         (y_shape[-2], y_shape[-1]),
-        (k.shape[-2], k.shape[-1]),
+        (k_shape[-2], k_shape[-1]),
     )
 
 

@@ -130,7 +130,7 @@ def _axes_pair(axes: tuple[int, ...], ndim: int, name: str) -> tuple[int, int]:
 
 def _runner(
     module: ModuleType,
-    dtype: DType,
+    lanes: DType,
     k_shape: tuple[int, ...],
     x_shape: tuple[int, ...],
     y_shape: tuple[int, ...],
@@ -150,8 +150,8 @@ def _runner(
         op(x, y, fill, workers)
 
     plain = len(y_shape) == 2 and 0 not in (*k_shape, *y_shape)
-    plain = plain and (dtype.kind != "c" or module.COMPLEX)
-    if plain and _engine.direct_only(k_shape, y_shape, method):
+    plain = plain and (lanes.kind != "c" or module.COMPLEX)
+    if plain and _engine.direct_only(lanes, k_shape, y_shape, method):
         return direct, True
     return general, False
 
@@ -249,7 +249,7 @@ class _Geometry:
         self.k_shape, self.x_shape = (*k_batch, *k), (*x_batch, *x)
         self.method = method
         self.run, self.direct = _runner(
-            self.module, self.dtype, self.k_shape, self.x_shape, self.shape,
+            self.module, self.lanes, self.k_shape, self.x_shape, self.shape,
             self.offset, self.codes, method,
         )  # fmt: skip
 
