@@ -321,6 +321,18 @@ def direct_only(
     return method == "direct"
 
 
+def useful_workers(
+    lanes: np.dtype[Any], k_shape: tuple[int, ...], y_shape: tuple[int, ...], method: str
+) -> int:
+    """Threads that a call gives work to."""
+    comps = 4 if lanes.kind == "c" else 1
+    outputs, taps = math.prod(y_shape), k_shape[-2] * k_shape[-1] * comps
+    if direct_only(lanes, k_shape, y_shape, method) or outputs * taps == 0:
+        return _plan.useful_workers(outputs, taps)
+    seconds = _plan.seconds(*_problem(lanes, k_shape, y_shape))
+    return _plan.useful_workers(outputs, taps, min(seconds.values()))
+
+
 class Choice(NamedTuple):
     """What 'auto' does with a kernel."""
 

@@ -94,7 +94,7 @@ _FEW = 144
 
 def doubt(k: Array) -> str | None:
     """Why 'auto' had better not try."""
-    few = k.shape[-2] * k.shape[-1] < (2 * _FEW if k.dtype.kind == "c" else _FEW)
+    few = k.shape[-2] * k.shape[-1] < (1.4 * _FEW if k.dtype.kind == "c" else _FEW)
     if few and (k.dtype.kind == "c" or (k.dtype.kind == "f" and k.min() < 0)):
         return "with few taps of either sign errors might exceed the direct sum's bound"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ Pair = tuple[int, int]
 
 METHODS = ("auto", "direct", "separable", "fft")
 
-# A thread must save more than it costs to wake (some 10 us when it has gone to sleep).  Work is
-# counted in multiply-adds, at about 40 per ns; a pixel costs at least the moving of it.
+# A thread must save more than it costs to wake: some 10 us when it has gone to sleep.
+_SECONDS_PER_WORKER = 25e-6
+# Without the cost model, for calls too small for it: multiply-adds, at about 40 per ns; a pixel
+# costs at least the moving of it.
 _WORK_PER_WORKER = 1_000_000
 _WORK_PER_PIXEL = 8
 
@@ -29,9 +32,11 @@ def check_method(method: object) -> str:
     return str(method)
 
 
-def useful_workers(outputs: int, taps: int) -> int:
-    """Threads that a direct sum with so many outputs and kernel taps gives work to."""
-    return max(1, outputs * (taps + _WORK_PER_PIXEL) // _WORK_PER_WORKER)
+def useful_workers(outputs: int, taps: int, seconds: float = math.inf) -> int:
+    """Threads that a direct sum with so many outputs and taps gives work to, or what takes so
+    many seconds."""
+    work = outputs * (taps + _WORK_PER_PIXEL) // _WORK_PER_WORKER
+    return max(1, min(work, 256, int(min(seconds, 1.0) / _SECONDS_PER_WORKER)))
 
 
 def choose_workers(workers: object, useful: int) -> int:
@@ -63,8 +68,10 @@ def features(
     if lane not in _LANES:
         return work
     if max(k) <= _separable.MOST_TAPS:
-        taps = rank * sum(n for n in k if n > 1) * comps  # a 1 x n kernel has one pass
-        work["separable"] = (1, kernels, pixels, pixels * taps)
+        # A 1 x n kernel has one pass, and its factors need no search.
+        taps = rank * sum(n for n in k if n > 1) * comps
+        search = 0.2 if min(k) == 1 else 1.0
+        work["separable"] = (search, search * kernels, pixels, pixels * taps)
     if max(k) <= _fft.LARGEST:
         tile = _fft.tile(outputs, k, comps, lane)
         work["fft"] = (1, kernels, *(planes * w for w in tile.work), kernels * tile.elements)

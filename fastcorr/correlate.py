@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fastcorr import _engine
 from fastcorr._boundary import CODES, check_boundary, check_mode, window
 from fastcorr._dispatch import kernels
-from fastcorr._plan import check_method, choose_workers, useful_workers
+from fastcorr._plan import check_method, choose_workers
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
@@ -240,13 +240,12 @@ class _Geometry:
         self.codes = CODES[self.bounds[0]], CODES[self.bounds[1]]
         self.module, self.lanes = kernels(self.dtype)
         self.zero = np.zeros(1, self.lanes)
-        taps = k[0] * k[1] * (4 if self.dtype.kind == "c" else 1)
-        self.useful_workers = useful_workers(math.prod(self.shape), taps)
         self.k_ready = (  # in2 is the kernel as it is applied, if laid out so too
             self.axes is None and not self.k_flip and not self.k_conj and dtype2 == self.lanes
         )
         x_batch, k_batch = (self.batch2, self.batch1) if swapped else (self.batch1, self.batch2)
         self.k_shape, self.x_shape = (*k_batch, *k), (*x_batch, *x)
+        self.useful_workers = _engine.useful_workers(self.lanes, self.k_shape, self.shape, method)
         self.method = method
         self.run, self.direct = _runner(
             self.module, self.lanes, self.k_shape, self.x_shape, self.shape,

@@ -324,7 +324,7 @@ def test_gil_is_released_by_the_gradients(needs):
     """This thread wakes up again and again while another is in one long gradient.
 
     With the switch interval that long, only a released GIL lets it."""
-    x, k, dy = np.ones((1200, 1200)), np.ones((25, 25)), np.ones((1176, 1176))
+    x, k, dy = np.ones((2400, 2400)), np.ones((25, 25)), np.ones((2376, 2376))
     started, done = threading.Event(), threading.Event()
 
     def work():
