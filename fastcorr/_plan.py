@@ -62,15 +62,15 @@ def features(
     kernels, of which the separable method makes as many passes.
     """
     pixels = planes * outputs[0] * outputs[1] * comps
-    work: dict[str, tuple[float, ...]] = {
-        "direct": (1, kernels, pixels, pixels * k[0] * k[1] * comps)
-    }
+    thin = min(k) == 1  # what is loaded of the image serves fewer taps
+    sums = pixels * k[0] * k[1] * comps * (1.3 if thin else 1)
+    work: dict[str, tuple[float, ...]] = {"direct": (1, kernels, pixels, sums)}
     if lane not in _LANES:
         return work
     if max(k) <= _separable.MOST_TAPS:
         # A 1 x n kernel has one pass, and its factors need no search.
         taps = rank * sum(n for n in k if n > 1) * comps
-        search = 0.2 if min(k) == 1 else 1.0
+        search = 0.2 if thin else 1.0
         work["separable"] = (search, search * kernels, pixels, pixels * taps)
     if max(k) <= _fft.LARGEST:
         tile = _fft.tile(outputs, k, comps, lane)
