@@ -375,14 +375,14 @@ def _factors(
     """The kernel's factors, where they are worth the search for them."""
     others = min(s for name, s in seconds.items() if name != "separable")
     if thorough:
-        return _separable.factors(k)
+        return _separable.known_factors(k)
     if seconds["separable"] > others:
         return None
     if _separable.looks_like_one(k):
-        return _separable.factors(k)
+        return _separable.known_factors(k)
     # A kernel of higher rank is rare, the search not for nothing.
     twice = _plan.seconds(*problem, 2)["separable"]
-    return _separable.factors(k) if twice < 0.5 * others else None
+    return _separable.known_factors(k) if twice < 0.5 * others else None
 
 
 def explain(
@@ -434,7 +434,7 @@ def operator(
             return _transformed(module, k, y_shape, offset, codes, checked=True)
         return Operator(module, k, offset, codes)
     if method == "separable":
-        factors = None if k.dtype.char in "gG" else _separable.factors(k)
+        factors = None if k.dtype.char in "gG" else _separable.known_factors(k)
         if factors is None:
             raise ValueError(
                 "method='separable' is not available: to within its rounding the kernel is no "

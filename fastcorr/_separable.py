@@ -8,6 +8,7 @@ but for one pixel.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,22 @@ def factors(k: Array, most: int = MOST_TERMS) -> Pair | None:
         return None
     u, v = (np.ascontiguousarray(f.reshape(*k.shape[:-2], *f.shape[1:])) for f in pair)
     return u, v
+
+
+# A kernel is often used again: its factors are kept, if it is not large.
+_KEPT_BYTES = 1 << 14
+
+
+def known_factors(k: Array) -> Pair | None:
+    """`factors`, remembered."""
+    if k.nbytes > _KEPT_BYTES:
+        return factors(k)
+    return _remembered(k.tobytes(), k.dtype.str, k.shape)
+
+
+@functools.lru_cache(maxsize=128)
+def _remembered(data: bytes, dtype: str, shape: tuple[int, ...]) -> Pair | None:
+    return factors(np.frombuffer(data, dtype).reshape(shape))
 
 
 def looks_like_one(k: Array) -> bool:
