@@ -1,7 +1,7 @@
 """The cost model's constants: methods measured on this machine, how well it picks, a fit.
 
     python benchmarks/calibrate.py times.json              # measure what is missing, and report
-    python benchmarks/calibrate.py times.json --fit        # and print constants for _plan.py
+    python benchmarks/calibrate.py times.json --fit        # and print constants for _costs.py
     python benchmarks/calibrate.py times.json --as-it-is   # measure nothing
 
 `fastcorr/_plan.py` predicts the time of every method by a sum of products, each of a constant of

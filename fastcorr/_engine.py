@@ -386,13 +386,13 @@ def _factors(
 
 
 def explain(
-    module: ModuleType, k: Array, y_shape: tuple[int, ...]
+    module: ModuleType, k: Array, y_shape: tuple[int, ...], workers: int
 ) -> tuple[str, str, dict[str, float]]:
     """The method that 'auto' takes, why, and the predicted seconds of all that are possible."""
     if k.size == 0 or 0 in y_shape:
         return "direct", "there is nothing to compute", {"direct": 0.0}
     choice = choose(k, y_shape, thorough=True)
-    seconds = choice.seconds
+    seconds = {name: s / workers for name, s in choice.seconds.items()}
     if k.dtype.kind == "c" and not module.COMPLEX:
         return "direct", "the only one for this type", {"direct": 4 * seconds["direct"]}
     if math.prod(y_shape) * k.shape[-2] * k.shape[-1] < _SMALL:
@@ -569,7 +569,7 @@ def _grad_by_transforms(
     outputs = dy.shape[-2], dy.shape[-1]
     problem = f"{lane.kind}{lane.itemsize}", comps, outputs, k_shape, _GRAD_BYTES // lane.itemsize
     able = fill.dtype.char in "fdFD" and max(k_shape) <= _fft.LARGEST
-    if asked and not able:
+    if asked and not able and fill.dtype.kind != "u":
         raise ValueError(f"method='fft' is not available for a {k_shape} kernel of {fill.dtype}")
     if not able or not (asked or _plan.transform_gradient(*problem)):
         return _grad_directly(module, x, dy, planes, k_shape, offset, codes, fill, sums, workers)

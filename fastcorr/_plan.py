@@ -70,7 +70,7 @@ def features(
     if max(k) <= _separable.MOST_TAPS:
         # A 1 x n kernel has one pass, and its factors need no search.
         taps = rank * sum(n for n in k if n > 1) * comps
-        search = 0.2 if thin else 1.0
+        search = 0.5 if thin else 1.0
         work["separable"] = (search, search * kernels, pixels, pixels * taps)
     if max(k) <= _fft.LARGEST:
         tile = _fft.tile(outputs, k, comps, lane)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fastcorr._boundary import CODES, fold
 from fastcorr._dispatch import conv_kernels, kernels
 from fastcorr._engine import image_grad, kernel_grad, run
-from fastcorr._plan import check_method, choose_workers
+from fastcorr._plan import choose_workers
 from fastcorr.correlate import _asarray, _like
 
 Array = npt.NDArray[Any]
@@ -660,13 +660,15 @@ def _nchw(a: Array, plan: _Plan, dtype: DType) -> Array:
     return a if plan.batched else a[None]
 
 
-def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array, n: int) -> None:
+def _forward(
+    plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array, n: int, method: str
+) -> None:
     if plan.single:
         k = plan.planes(weight.astype(plan.dtype, "C").reshape(plan.groups, 1, *plan.kernel))
         k = k if k.ndim == 2 else k[:, 0]
         offset = -plan.before[0], -plan.before[1]
         xs, ys = plan.planes(x), plan.planes(y)
-        run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n)
+        run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n, method)
         if bias is not None:
             np.add(y, bias[:, None, None], out=y)
     else:
@@ -818,7 +820,8 @@ def conv2d(
     out : ndarray, optional
         Array for the result, of its shape and dtype.
     method : {'auto', 'direct'}, optional
-        Algorithm.  Both are the direct sum at present.
+        Algorithm: 'direct' keeps channels that do not mix from the methods that
+        `correlate2d` chooses from for large kernels; all others are direct sums anyway.
     workers : int, optional
         Number of threads; negative numbers count back from the CPUs.  Default: see
         `get_workers`, fewer for small work.  The result's bits do not depend on it.
@@ -875,8 +878,8 @@ def conv2d(
     """
     a, w = _operand(x, "x"), _operand(weight, "weight")
     b = None if bias is None else _operand(bias, "bias")
-    if method != "auto":
-        check_method(method)
+    if method not in ("auto", "direct"):
+        raise ValueError(f"method must be one of ('auto', 'direct'), got {method!r}")
     dtypes = _dtypes(x=a, weight=w, bias=b)
     plan = _plan(
         "conv2d", a, w, None if b is None else b.shape, dtypes, stride, padding, dilation, groups,
@@ -889,7 +892,7 @@ def conv2d(
     y = np.empty(plan.shape, plan.dtype) if target is None else target
     if b is not None:
         b = b.astype(plan.dtype, "C", copy=False)
-    _forward(plan, _nchw(a, plan, plan.dtype), w, b, y if plan.batched else y[None], n)
+    _forward(plan, _nchw(a, plan, plan.dtype), w, b, y if plan.batched else y[None], n, method)
     if out is None:
         return y
     if target is None:
@@ -1228,7 +1231,7 @@ def conv_transpose2d_backward(
     dx = dw = db = None
     if need_x:
         dx = np.empty(plan.y, plan.dtype)
-        _forward(plan, g4, _conj(w), None, dx, n)
+        _forward(plan, g4, _conj(w), None, dx, n, "auto")
         dx = _like(dx if plan.batched else dx[0], a.dtype)
     if need_w:
         # The roles of x and dy are exchanged, so the other one would be conjugated.

@@ -1015,8 +1015,8 @@ def correlate2d_vjp(
     in1, in2, mode, boundary, fillvalue, axes, lags
         As they were given to `correlate2d`.
     method : {'auto', 'direct', 'separable', 'fft'}, optional
-        Algorithm, as for `correlate2d`.  The gradient to the kernel has no separable one: it is
-        summed directly then.
+        Algorithm, as for `correlate2d`.  The gradient to the kernel is summed directly where
+        there is no such algorithm: it has no separable one, nor transforms of integers.
     needs : sequence of {'in1', 'in2'}, optional
         The gradients wanted.  Default both.
     workers : int, optional
@@ -1469,7 +1469,7 @@ def choose_method(
     )
     n = choose_workers(workers, geometry.useful_workers)
     x, k = geometry.operands(a, b)
-    method, reason, seconds = _engine.explain(geometry.module, k, geometry.shape)
+    method, reason, seconds = _engine.explain(geometry.module, k, geometry.shape, n)
     if method == "fft" and not np.isfinite(x).all():
         reason += "; tiles that hold NaN or infinities are summed directly"
-    return MethodChoice(method, reason, {name: s / n for name, s in seconds.items()})
+    return MethodChoice(method, reason, seconds)
