@@ -50,6 +50,14 @@ def test_exact(isa, reports):
     assert reports[isa]["exact"] > 150
 
 
+@pytest.mark.parametrize("isa", [isa for isa in RUNNABLE if isa != CONFIG["isa"]])
+def test_methods(isa):
+    """The tests of the other methods, which the battery leaves out."""
+    files = [os.path.join(TESTS, f"test_{method}.py") for method in ("fft", "separable")]
+    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, isa=isa)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 def test_same_bits_with_fma(reports):
     """Instruction sets with fused multiply-add give each other's bits."""
     both = [reports[isa] for isa in ("x86_64_v3", "x86_64_v4") if isa in reports]
