@@ -50,15 +50,21 @@ class Tile(NamedTuple):
     elements: int
 
 
+# Elements of a tile: it and a spectrum take some MB.
+_MOST = {"f4": 1 << 18}
+_MOST_DOUBLES = 3 << 16
+
+
 @functools.lru_cache(maxsize=1024)
-def tile(outputs: Pair, k: Pair, comps: int, lane: str, most: int = 1 << 18) -> Tile:
+def tile(outputs: Pair, k: Pair, comps: int, lane: str, most: int | None = None) -> Tile:
     """The tile that takes least for so many outputs of one kernel and for its spectrum.
 
     A tile of n0 x n1 gives (n0 - kh + 1) x (n1 - kw + 1) outputs; real tiles go in pairs.  It has
     at most so many elements, if the kernel leaves that choice.
     """
     assert max(k) <= LARGEST
-    most = max(most, 4 * max(k[0], 16) * max(k[1], 16))
+    most = most or _MOST.get(lane, _MOST_DOUBLES)
+    most = max(most, 3 * max(k[0], 16) * max(k[1], 16))
     costs = COSTS[ISA][lane]["fft"][2:]
     itemsize = 4 if lane == "f4" else 8  # integers are transformed as doubles
     best: tuple[float, Tile] | None = None
@@ -136,7 +142,7 @@ def limits(k: Array, peak: Array) -> tuple[Array, Array, bool]:
     unit = np.finfo(k.dtype).eps / 2
     n = k[0].size
     taps = n if n <= _TAPS else _TAPS + -(-k.shape[1] // 32) * -(-k.shape[2] // 64)
-    wide = k.reshape(len(k), n).astype(np.result_type(k.dtype, np.float64))
+    wide = k.reshape(len(k), n)
     if k.dtype.kind == "c":
         re, im = np.abs(wide.real), np.abs(wide.imag)
         sizes = np.minimum(re, im)
