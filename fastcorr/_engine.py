@@ -78,17 +78,26 @@ class _Separated(Operator):
         super().__init__(direct, k, offset, codes)
         self.u, self.v = factors
         self.passes = method_kernels(self.method, k.dtype)
+        # Sums of one real term go the way of the definition: NaN and infinities too, as long as
+        # the sum of a row overflows for no finite image.  Terms of opposite signs do not, nor do
+        # complex numbers: inf - inf is NaN.
+        self.sure = k.dtype.kind == "u" or (k.dtype.kind == "f" and self.u.shape[-2] == 1)
+        if k.dtype.kind == "f" and 1 not in k.shape[-2:]:
+            _, exponent = np.frexp(np.abs(self.v).sum(axis=(-2, -1), keepdims=True))
+            u, v = np.ldexp(self.u, exponent), np.ldexp(self.v, -exponent)
+            if np.isfinite(u).all() and (np.ldexp(v, exponent) == self.v).all():
+                self.u, self.v = u, v
 
     def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
-        # Factors of two terms can have opposite signs, and inf - inf is NaN: the definition says
-        # inf.  The sum of an image is finite if it is, and if not often enough.
-        if self.u.shape[-2] > 1 and not np.isfinite(x.sum(dtype=fill.dtype)):
-            super().__call__(x, y, fill, workers)
-            return
         planes = _planes(y.shape[:-2], x, self.u, self.v, y)
         self.passes.correlate(
             x, self.u, self.v, y, *self.offset, *self.codes, fill, planes, workers
         )
+        if not self.sure:
+            with np.errstate(all="ignore"):
+                finite = np.isfinite(y.sum())
+            if not finite:
+                super().__call__(x, y, fill, workers)
 
 
 class _Transformed(Operator):

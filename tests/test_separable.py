@@ -9,6 +9,7 @@ from cases import LAYOUTS, bits, integers, reals
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fastcorr
 from fastcorr import _dispatch
 from fastcorr._boundary import CODES
 from fastcorr._separable import MOST_TAPS, factors
@@ -524,3 +525,36 @@ def test_one_pixel(dtype):
     x[14, 14] = 1
     got = run(x, u, v, np.empty((15, 15), dtype), (0, 0))[::-1, ::-1]
     assert (np.abs(got - k) <= (k.size + 1) * UNIT[dtype] * np.abs(k)).all()
+
+
+# ---------------------------------------------------------------- the largest numbers
+
+
+def _sums(rng, rank, dtype):
+    """A kernel that is a sum of so many outer products, and is taken for one."""
+    t = np.linspace(-1, 1, 15)
+    k = np.outer(rng.random(15), rng.random(15)) if rank == 1 else 1 + t[:, None] ** 2 + t**2
+    return k.astype(dtype)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, "large"])
+def test_large_and_infinite_pixels_are_as_in_the_direct_sum(rank, dtype, value):
+    rng = np.random.default_rng(12)
+    k = _sums(rng, rank, dtype)
+    x = rng.standard_normal((80, 90)).astype(dtype)
+    if value == "large":
+        x *= np.finfo(dtype).max / 400
+        x[40, 30:60] = np.finfo(dtype).max / 300
+    else:
+        x[40, 50] = value
+    with np.errstate(all="ignore"):
+        y = fastcorr.correlate2d(x, k, "same", method="separable")
+        expected = fastcorr.correlate2d(x, k, "same", method="direct")
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(y), finite)
+    np.testing.assert_array_equal(y[~finite], expected[~finite])
+    with np.errstate(all="ignore"):
+        scale = np.abs(expected[finite] / 2**20).max() * np.finfo(dtype).eps * 2**28
+        assert np.abs(y[finite] / 2**20 - expected[finite] / 2**20).max() <= scale
