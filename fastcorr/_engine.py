@@ -369,7 +369,8 @@ def choose(k: Array, y_shape: tuple[int, ...], thorough: bool = False) -> Choice
             why = "an outer product" if rank == 1 else f"a sum of {rank} outer products"
             why = f"the kernel is {why}"
     if "fft" in seconds and (thorough or seconds["fft"] <= min(seconds.values())):
-        refusal = _fft.refusal(_as_floats(k)) or _fft.doubt(k)
+        floats = _as_floats(k)
+        refusal = _fft.refusal(floats) or _fft.unfit(floats) or _fft.doubt(k)
         if refusal:
             del seconds["fft"]
             why = why or f"no transforms: {refusal}"
@@ -454,6 +455,8 @@ def operator(
     refusal = _fft.refusal(_as_floats(k))
     if refusal:
         raise ValueError(f"method='fft' is not available: {refusal}")
+    if _fft.unfit(_as_floats(k)):
+        return Operator(module, k, offset, codes)
     return _transformed(module, k, y_shape, offset, codes, checked=False)
 
 

@@ -117,11 +117,16 @@ _TAPS = 32 * 64
 
 
 def refusal(k: Array) -> str | None:
-    """Why there is no such operator for the kernels k, if there is none."""
+    """Why there is no such operator for kernels of this type and shape, if there is none."""
     if k.dtype.char not in "fdFD":
         return f"there are no transforms for {k.dtype}"
     if max(k.shape[-2:]) > LARGEST:
         return f"the kernel has more than {LARGEST} rows or columns"
+    return None
+
+
+def unfit(k: Array) -> str | None:
+    """Why the values of a kernel must not be transformed, if they must not."""
     largest = float(np.abs(k).max())
     reach = 1e15 if k.real.dtype.itemsize == 4 else 1e150
     if not 1 / reach < largest < reach:  # not finite, all zeros, or squares may overflow

@@ -800,7 +800,7 @@ def correlate2d(
         ``fft``
             Fourier transforms of tiles.  Errors are small beside the largest values of a tile,
             not beside each output.  Results of integers are exact: where that is not certain,
-            and where the image is not finite, the direct sum is taken.
+            and where image or kernel are not finite, the direct sum is taken.
     workers : int, optional
         Number of threads; -1 is all CPUs.  By default `get_workers`, and one where the work is
         too small to gain.  It never changes a bit of the result.

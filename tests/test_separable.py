@@ -558,3 +558,24 @@ def test_large_and_infinite_pixels_are_as_in_the_direct_sum(rank, dtype, value):
     with np.errstate(all="ignore"):
         scale = np.abs(expected[finite] / 2**20).max() * np.finfo(dtype).eps * 2**28
         assert np.abs(y[finite] / 2**20 - expected[finite] / 2**20).max() <= scale
+
+
+def test_rows_do_not_overflow_where_the_result_does_not():
+    # The largest row of the kernel never meets the large pixels.
+    k = np.outer(10.0 ** np.linspace(6, -6, 16), np.ones(16)).astype("f4")
+    x = np.zeros((100, 100), "f4")
+    x[-1] = 1e33
+    for mode in ("valid", "same"):
+        y = fastcorr.correlate2d(x, k, mode, method="separable")
+        expected = fastcorr.correlate2d(x, k, mode, method="direct")
+        np.testing.assert_allclose(y, expected, rtol=1e-5)
+
+
+def test_complex_infinities():
+    x, k = np.ones((50, 60), "f4"), np.full((9, 9), 1 + 1j, "c8")
+    x[20, 30] = np.inf
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(
+            fastcorr.correlate2d(x, k, "same", method="separable"),
+            fastcorr.correlate2d(x, k, "same", method="direct"),
+        )
