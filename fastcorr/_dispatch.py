@@ -67,14 +67,9 @@ def kernels(dtype: np.dtype[Any]) -> tuple[ModuleType, np.dtype[Any]]:
 
 
 @functools.cache
-def conv_kernels(dtype: np.dtype[Any]) -> ModuleType:
-    """The kernels of many channels, for 32- and 64-bit floating point, real or complex."""
-    return _module(_LANES[f"{dtype.kind}{dtype.itemsize}"], "conv")
-
-
-@functools.cache
 def method_kernels(method: str, lanes: np.dtype[Any]) -> ModuleType:
-    """The kernels of a method other than the direct sum, for operands of this dtype."""
+    """The kernels of a method other than the direct sum ('conv': of many channels), for operands
+    of this dtype."""
     return _module(_LANES[f"{lanes.kind}{lanes.itemsize}"], method)
 
 

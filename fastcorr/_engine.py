@@ -9,7 +9,7 @@ images.  A gradient is the adjoint of the same steps in reverse.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -148,18 +148,33 @@ class _Transformed(Operator):
             _as_floats(fill), *self.axes, planes, bank, failed, self.checked, self.both, zeros,
             workers,
         )  # fmt: skip
-        if not failed.any():
-            return
+        if failed.any():
+            self._mend(
+                failed.reshape(len(planes), -1, across, *failed.shape[2:]),
+                x,
+                y,
+                fill,
+                zeros,
+                workers,
+            )
+
+    def _mend(
+        self, failed: Array, x: Array, y: Array, fill: Array, zeros: bool, workers: int
+    ) -> None:
+        """What is marked of (planes, tiles down, tiles across, blocks down, blocks across)."""
+        batch, (oh, ow) = y.shape[:-2], y.shape[-2:]
+        kh, kw = self.k.shape[-2:]
+        t0, t1 = self.n[0] - kh + 1, self.n[1] - kw + 1
         x = np.broadcast_to(x, batch + x.shape[-2:])
         k = np.broadcast_to(self.k, (*batch, kh, kw))
-        marked = failed.any(axis=(2, 3)).reshape(len(planes), -1, across)
+        marked: Array = np.any(failed, axis=(3, 4))
         for plane in np.flatnonzero(marked.any(axis=(1, 2))):
             at = np.unravel_index(plane, batch) if batch else ()
             arguments = x[at], k[at], y[at], fill, zeros, workers
             whole = np.zeros(marked.shape[1:], bool)
             for m, n in np.argwhere(marked[plane]).tolist():
                 high, wide = min(t0, oh - m * t0), min(t1, ow - n * t1)
-                pieces = _pieces(failed[plane, m * across + n], ba, bb, high, wide, kh * kw)
+                pieces = _pieces(failed[plane, m, n], *self.block, high, wide, kh * kw)
                 whole[m, n] = not pieces
                 for top, bottom, left, right in pieces:
                     rows, cols = (m * t0 + top, m * t0 + bottom), (n * t1 + left, n * t1 + right)
@@ -274,13 +289,12 @@ class _InParts(Operator):
         self,
         module: ModuleType,
         k: Array,
-        y_shape: tuple[int, ...],
         offset: Pair,
         codes: Pair,
         checked: bool,
     ) -> None:
         super().__init__(module, k, offset, codes)
-        self.y_shape, self.checked = y_shape, checked
+        self.checked = checked
 
     def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
         batch = self.k.shape[:-2]
@@ -310,7 +324,7 @@ def _transformed(
     lane, comps, _, kernels, outputs, taps = _problem(k.dtype, k.shape, y_shape)
     tile = _fft.tile(outputs, taps, comps, lane)
     if kernels > 1 and kernels * tile.elements * 16 > _SPECTRA:
-        return _InParts(module, k, y_shape, offset, codes, checked)
+        return _InParts(module, k, offset, codes, checked)
     return _Transformed(module, k, tile.n, offset, codes, checked)
 
 
@@ -318,12 +332,16 @@ def _transformed(
 _SMALL = 400_000
 
 
+def _small(k_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> bool:
+    return math.prod(y_shape) * k_shape[-2] * k_shape[-1] < _SMALL
+
+
 def direct_only(
     lanes: np.dtype[Any], k_shape: tuple[int, ...], y_shape: tuple[int, ...], method: str
 ) -> bool:
     """Whether this is for the direct sum, whatever the kernel holds."""
     if method == "auto":
-        if math.prod(y_shape) * k_shape[-2] * k_shape[-1] < _SMALL:
+        if _small(k_shape, y_shape):
             return True
         seconds = _plan.seconds(*_problem(lanes, k_shape, y_shape))
         return min(seconds, key=seconds.__getitem__) == "direct"
@@ -405,7 +423,7 @@ def explain(
     seconds = {name: s / workers for name, s in choice.seconds.items()}
     if k.dtype.kind == "c" and not module.COMPLEX:
         return "direct", "the only one for this type", {"direct": 4 * seconds["direct"]}
-    if math.prod(y_shape) * k.shape[-2] * k.shape[-1] < _SMALL:
+    if _small(k.shape, y_shape):
         return "direct", "the problem is small", seconds
     method = choice.method
     why = f"{choice.reason}; " if choice.reason else ""
@@ -417,13 +435,12 @@ def explain(
 def operator(
     module: ModuleType,
     k: Array,
-    x_shape: tuple[int, ...],
     y_shape: tuple[int, ...],
     offset: Pair,
     codes: Pair,
     method: str = "auto",
 ) -> Operator:
-    """The operator of kernel k (…, kh, kw) for images and results of these shapes.
+    """The operator of kernel k (…, kh, kw) for results of this shape.
 
     With 'auto' the fastest one that the kernel's values allow.  ValueError if a method that was
     asked for cannot do it.
@@ -452,10 +469,11 @@ def operator(
                 f"{_separable.MOST_TAPS} elements, or there are no such loops for {k.dtype}"
             )
         return _Separated(module, k, factors, offset, codes)
-    refusal = _fft.refusal(_as_floats(k))
+    floats = _as_floats(k)
+    refusal = _fft.refusal(floats)
     if refusal:
         raise ValueError(f"method='fft' is not available: {refusal}")
-    if _fft.unfit(_as_floats(k)):
+    if _fft.unfit(floats):
         return Operator(module, k, offset, codes)
     return _transformed(module, k, y_shape, offset, codes, checked=False)
 
@@ -475,6 +493,37 @@ def _problem(
     )
 
 
+# Computes y = the window of the continued x, correlated with k: (x, k, y, fill, workers).
+Run = Callable[[Array, Array, Array, Array, int], None]
+
+
+def runner(
+    module: ModuleType,
+    lanes: np.dtype[Any],
+    k_shape: tuple[int, ...],
+    y_shape: tuple[int, ...],
+    offset: Pair,
+    codes: Pair,
+    method: str,
+) -> tuple[Run, bool]:
+    """`run` with all that shapes and types decide, for many calls; and whether it is the direct
+    sum whatever k holds, which then goes without an operator."""
+    (o0, o1), (b0, b1) = offset, codes
+    correlate, planes = module.correlate, _ONE_PLANE
+
+    def direct(x: Array, k: Array, y: Array, fill: Array, workers: int) -> None:
+        correlate(x, k, y, o0, o1, b0, b1, fill, planes, workers)
+
+    def general(x: Array, k: Array, y: Array, fill: Array, workers: int) -> None:
+        run(module, x, k, y, offset, codes, fill, workers, method)
+
+    plain = len(y_shape) == 2 and 0 not in (*k_shape, *y_shape)
+    plain = plain and (lanes.kind != "c" or module.COMPLEX)
+    if plain and direct_only(lanes, k_shape, y_shape, method):
+        return direct, True
+    return general, False
+
+
 def run(
     module: ModuleType,
     x: Array,
@@ -487,7 +536,7 @@ def run(
     method: str = "auto",
 ) -> None:
     """y = window of the continued x, correlated with k; batches of x and k broadcast to y's."""
-    operator(module, k, x.shape, y.shape, offset, codes, method)(x, y, fill, workers)
+    operator(module, k, y.shape, offset, codes, method)(x, y, fill, workers)
 
 
 # ---------------------------------------------------------------- gradients
@@ -576,28 +625,26 @@ def _grad_by_transforms(
     asked: bool,
 ) -> Array:
     """Where it is faster, or asked for; the planes that it must not touch directly."""
-    lane = fill.real.dtype
-    comps = 2 if fill.dtype.kind == "c" else 1
-    outputs = dy.shape[-2], dy.shape[-1]
-    problem = f"{lane.kind}{lane.itemsize}", comps, outputs, k_shape, _GRAD_BYTES // lane.itemsize
+    dtype = fill.real.dtype
+    lane, comps, _, _, outputs, _ = _problem(fill.dtype, k_shape, dy.shape)
+    most = _GRAD_BYTES // dtype.itemsize  # three tiles at a time: smaller than for correlation
     able = fill.dtype.char in "fdFD" and max(k_shape) <= _fft.LARGEST
     if asked and not able and fill.dtype.kind != "u":
         raise ValueError(f"method='fft' is not available for a {k_shape} kernel of {fill.dtype}")
-    if not able or not (asked or _plan.transform_gradient(*problem)):
+    if not able or not (asked or _plan.transform_gradient(lane, comps, outputs, k_shape, most)):
         return _grad_directly(module, x, dy, planes, k_shape, offset, codes, fill, sums, workers)
-    # Three tiles at a time, so smaller ones than for correlation.
-    n0, n1 = _fft.tile(outputs, k_shape, comps, problem[0], problem[4]).n
+    n0, n1 = _fft.tile(outputs, k_shape, comps, lane, most).n
     tiles = -(-outputs[0] // (n0 - k_shape[0] + 1)) * -(-outputs[1] // (n1 - k_shape[1] + 1))
     pairs = tiles if comps == 2 else (tiles + 1) // 2
-    most = max(min(_MAX_SLABS // len(planes), 2 * _TABLE // (k_shape[0] * k_shape[1])), 1)
-    per_slab = max(-(-pairs // most), min(_PAIRS_PER_SLAB, pairs))
+    slabs = max(min(_MAX_SLABS // len(planes), 2 * _TABLE // (k_shape[0] * k_shape[1])), 1)
+    per_slab = max(-(-pairs // slabs), min(_PAIRS_PER_SLAB, pairs))
     table = np.zeros((len(planes), -(-pairs // per_slab), *k_shape), sums)
     failed = np.zeros(table.shape[:2], np.uint8)
-    unit = float(np.finfo(lane).eps) / 2
+    unit = float(np.finfo(dtype).eps) / 2
+    allowed = min(math.prod(outputs), _GRAD_TERMS * dtype.itemsize) * unit
     method_kernels("fft", fill.dtype).correlate_kernel_grad(
-        x, dy, table, failed, *offset, *codes, fill, *_fft.axis(n0, lane), *_fft.axis(n1, lane),
-        planes, per_slab, _fft.GRAD_ERROR * unit,
-        math.inf if asked else min(math.prod(outputs), _GRAD_TERMS * lane.itemsize) * unit, workers,
+        x, dy, table, failed, *offset, *codes, fill, *_fft.axis(n0, dtype), *_fft.axis(n1, dtype),
+        planes, per_slab, _fft.GRAD_ERROR * unit, math.inf if asked else allowed, workers,
     )  # fmt: skip
     total: Array = table.sum(axis=1, dtype=sums)
     again = failed.any(axis=1)

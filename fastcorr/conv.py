@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastcorr._boundary import CODES, fold
-from fastcorr._dispatch import conv_kernels, kernels
+from fastcorr._dispatch import kernels, method_kernels
 from fastcorr._engine import image_grad, kernel_grad, run
 from fastcorr._plan import choose_workers
 from fastcorr.correlate import _asarray, _like
@@ -282,7 +282,7 @@ def _layer(
     if w.size == 0:
         y[...] = 0 if bias is None else bias[:, None, None]
         return
-    module = conv_kernels(x.dtype)
+    module = method_kernels("conv", x.dtype)
     x = _readable(x)
     if (
         (len(rows), len(cols), rows[0], cols[0], *stride) == (1, 1, 0, 0, 1, 1)
@@ -320,7 +320,7 @@ def _weight_grad(
     size = (groups, M * pairs, C * pairs)
     if 0 in (*g.shape, *size, len(rows), len(cols)):
         return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
-    module = conv_kernels(x.dtype)
+    module = method_kernels("conv", x.dtype)
     x, g = _readable(x), _readable(g)
     shape = (g.shape[0], g.shape[2], g.shape[3])
     plan = _product(module.LANES, size, shape, rows, cols, stride)

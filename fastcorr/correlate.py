@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
@@ -26,8 +25,6 @@ from fastcorr._plan import check_method, choose_workers
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
 Lags = tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
-# Computes y = the window of the continued x, correlated with k: (x, k, y, fill, workers).
-Run = Callable[[Array, Array, Array, Array, int], None]
 
 # ---------------------------------------------------------------- operands
 
@@ -128,34 +125,6 @@ def _axes_pair(axes: tuple[int, ...], ndim: int, name: str) -> tuple[int, int]:
 # ---------------------------------------------------------------- what shapes and types decide
 
 
-def _runner(
-    module: ModuleType,
-    lanes: DType,
-    k_shape: tuple[int, ...],
-    x_shape: tuple[int, ...],
-    y_shape: tuple[int, ...],
-    offset: tuple[int, int],
-    codes: tuple[int, int],
-    method: str,
-) -> tuple[Run, bool]:
-    """How such a call is computed, and whether it is by the direct sum whatever k holds."""
-    (o0, o1), (b0, b1) = offset, codes
-    correlate, planes = module.correlate, _engine._ONE_PLANE
-
-    def direct(x: Array, k: Array, y: Array, fill: Array, workers: int) -> None:
-        correlate(x, k, y, o0, o1, b0, b1, fill, planes, workers)
-
-    def general(x: Array, k: Array, y: Array, fill: Array, workers: int) -> None:
-        op = _engine.operator(module, k, x_shape, y_shape, offset, codes, method)
-        op(x, y, fill, workers)
-
-    plain = len(y_shape) == 2 and 0 not in (*k_shape, *y_shape)
-    plain = plain and (lanes.kind != "c" or module.COMPLEX)
-    if plain and _engine.direct_only(lanes, k_shape, y_shape, method):
-        return direct, True
-    return general, False
-
-
 class _Geometry:
     """All of a call that does not depend on the arrays' contents: made once, kept.
 
@@ -243,12 +212,12 @@ class _Geometry:
         self.k_ready = (  # in2 is the kernel as it is applied, if laid out so too
             self.axes is None and not self.k_flip and not self.k_conj and dtype2 == self.lanes
         )
-        x_batch, k_batch = (self.batch2, self.batch1) if swapped else (self.batch1, self.batch2)
-        self.k_shape, self.x_shape = (*k_batch, *k), (*x_batch, *x)
+        batches = (self.batch2, self.batch1) if swapped else (self.batch1, self.batch2)
+        self.x_shape, self.k_shape = (*batches[0], *x), (*batches[1], *k)
         self.useful_workers = _engine.useful_workers(self.lanes, self.k_shape, self.shape, method)
         self.method = method
-        self.run, self.direct = _runner(
-            self.module, self.lanes, self.k_shape, self.x_shape, self.shape,
+        self.run, self.direct = _engine.runner(
+            self.module, self.lanes, self.k_shape, self.shape,
             self.offset, self.codes, method,
         )  # fmt: skip
 
@@ -432,7 +401,9 @@ def _asked(dtype: npt.DTypeLike | None, out: object) -> DType | None:
     return result
 
 
-def _result(geometry: _Geometry, run: Run, x: Array, k: Array, fill: Array, workers: int) -> Array:
+def _result(
+    geometry: _Geometry, run: _engine.Run, x: Array, k: Array, fill: Array, workers: int
+) -> Array:
     y = np.empty(geometry.shape, geometry.dtype)
     run(x, k, y, fill, workers)
     if geometry.y_conj:
@@ -441,7 +412,7 @@ def _result(geometry: _Geometry, run: Run, x: Array, k: Array, fill: Array, work
 
 
 def _result_into(
-    out: Array, geometry: _Geometry, run: Run, x: Array, k: Array, fill: Array, workers: int
+    out: Array, geometry: _Geometry, run: _engine.Run, x: Array, k: Array, fill: Array, workers: int
 ) -> Array:
     if out.shape != geometry.out_shape:
         raise ValueError(f"out must have shape {geometry.out_shape}, got {out.shape}")
@@ -541,9 +512,8 @@ class CorrelationPlan:
         self._k = geometry.kernel(kernel)
         if not geometry.direct:
             op = _engine.operator(
-                geometry.module, self._k, geometry.x_shape, geometry.shape, geometry.offset,
-                geometry.codes, method,
-            )  # fmt: skip
+                geometry.module, self._k, geometry.shape, geometry.offset, geometry.codes, method
+            )
             self._run = lambda x, k, y, fill, workers: op(x, y, fill, workers)
             self.method = op.method
 
@@ -687,10 +657,7 @@ def _vjp(
     if geometry.y_conj:
         g = np.conjugate(g)
     x, k = geometry.operands(a, b)
-    x_batch, k_batch = geometry.batch1, geometry.batch2
-    need_x, need_k = need1, need2
-    if geometry.swapped:
-        (x_batch, k_batch), (need_x, need_k) = (k_batch, x_batch), (need_k, need_x)
+    need_x, need_k = (need2, need1) if geometry.swapped else (need1, need2)
     dx = dk = None
     with np.errstate(all="ignore"):  # silent as the kernels are
         if need_x:
@@ -698,7 +665,7 @@ def _vjp(
                 geometry.module, g, k, x.shape[-2:], geometry.offset, geometry.bounds,
                 geometry.zero, n, geometry.method,
             )  # fmt: skip
-            dx = _sum_to(dx, (*x_batch, *x.shape[-2:]))
+            dx = _sum_to(dx, geometry.x_shape)
             if geometry.x_flip:
                 dx = dx[..., ::-1, ::-1]
         if need_k:
@@ -706,7 +673,7 @@ def _vjp(
                 geometry.module, x, g, k.shape[-2:], geometry.offset, geometry.codes, fill, n,
                 geometry.method,
             )  # fmt: skip
-            dk = _sum_to(dk, (*k_batch, *k.shape[-2:])).astype(dtype, copy=False)
+            dk = _sum_to(dk, geometry.k_shape).astype(dtype, copy=False)
             if geometry.k_conj:
                 dk = np.conjugate(dk)
             if geometry.k_flip:
