@@ -41,288 +41,13 @@ from fastcorr._kernels.simd cimport (
 cnp.import_array()
 
 cdef enum:
-    ALIGN = 64
     M_TASK = 256        # rows of the tile's matrix that stay in L2 while pixels go by
 
 # What the Python side needs to know of the compile-time choices.
 LANES = V
 ROWS = M_MAX
 
-
-# ---------------------------------------------------------------- register tile
-
-# Up to twelve rows x two vectors of sums: fields, which the compiler keeps in registers.
-cdef struct Sums:
-    vec s0
-    vec t0
-    vec s1
-    vec t1
-    vec s2
-    vec t2
-    vec s3
-    vec t3
-    vec s4
-    vec t4
-    vec s5
-    vec t5
-    vec s6
-    vec t6
-    vec s7
-    vec t7
-    vec s8
-    vec t8
-    vec s9
-    vec t9
-    vec s10
-    vec t10
-    vec s11
-    vec t11
-
-
-cdef inline void _micro(
-    const T *a, const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols,
-    Py_ssize_t step, T *dst, Py_ssize_t ld, const int M, const int C,
-) noexcept nogil:
-    """dst[m, :] = sum over k of a[k, m] * b[k, :], for M rows x C vectors.
-
-    The k-th row of b lies at row[k // cols] + k % cols * step; those of a one behind another.
-    M and C are literals in every call: all the conditions are gone when this is compiled.
-    """
-    cdef Sums c
-    cdef Py_ssize_t i, _j
-    cdef const T *p
-    cdef vec x, y, w
-    c.s0 = c.t0 = c.s1 = c.t1 = c.s2 = c.t2 = vzero()
-    c.s3 = c.t3 = c.s4 = c.t4 = c.s5 = c.t5 = vzero()
-    c.s6 = c.t6 = c.s7 = c.t7 = c.s8 = c.t8 = vzero()
-    c.s9 = c.t9 = c.s10 = c.t10 = c.s11 = c.t11 = vzero()
-    for i in range(rows):
-        p = b + row[i]
-        for _j in range(cols):
-            x = vload(p)
-            y = vload(p + V) if C > 1 else x
-            p += step
-            w = vhold(vsplat(a))
-            c.s0 = c.s0 + x * w
-            if C > 1:
-                c.t0 = c.t0 + y * w
-            if M > 1:
-                w = vhold(vsplat(a + 1))
-                c.s1 = c.s1 + x * w
-                if C > 1:
-                    c.t1 = c.t1 + y * w
-            if M > 2:
-                w = vhold(vsplat(a + 2))
-                c.s2 = c.s2 + x * w
-                if C > 1:
-                    c.t2 = c.t2 + y * w
-            if M > 3:
-                w = vhold(vsplat(a + 3))
-                c.s3 = c.s3 + x * w
-                if C > 1:
-                    c.t3 = c.t3 + y * w
-            if M > 4:
-                w = vhold(vsplat(a + 4))
-                c.s4 = c.s4 + x * w
-                if C > 1:
-                    c.t4 = c.t4 + y * w
-            if M > 5:
-                w = vhold(vsplat(a + 5))
-                c.s5 = c.s5 + x * w
-                if C > 1:
-                    c.t5 = c.t5 + y * w
-            if M > 6:
-                w = vhold(vsplat(a + 6))
-                c.s6 = c.s6 + x * w
-                if C > 1:
-                    c.t6 = c.t6 + y * w
-            if M > 7:
-                w = vhold(vsplat(a + 7))
-                c.s7 = c.s7 + x * w
-                if C > 1:
-                    c.t7 = c.t7 + y * w
-            if M > 8:
-                w = vhold(vsplat(a + 8))
-                c.s8 = c.s8 + x * w
-                if C > 1:
-                    c.t8 = c.t8 + y * w
-            if M > 9:
-                w = vhold(vsplat(a + 9))
-                c.s9 = c.s9 + x * w
-                if C > 1:
-                    c.t9 = c.t9 + y * w
-            if M > 10:
-                w = vhold(vsplat(a + 10))
-                c.s10 = c.s10 + x * w
-                if C > 1:
-                    c.t10 = c.t10 + y * w
-            if M > 11:
-                w = vhold(vsplat(a + 11))
-                c.s11 = c.s11 + x * w
-                if C > 1:
-                    c.t11 = c.t11 + y * w
-            a += M
-    vstore(dst, c.s0)
-    if C > 1:
-        vstore(dst + V, c.t0)
-    if M > 1:
-        vstore(dst + ld, c.s1)
-        if C > 1:
-            vstore(dst + ld + V, c.t1)
-    if M > 2:
-        vstore(dst + 2 * ld, c.s2)
-        if C > 1:
-            vstore(dst + 2 * ld + V, c.t2)
-    if M > 3:
-        vstore(dst + 3 * ld, c.s3)
-        if C > 1:
-            vstore(dst + 3 * ld + V, c.t3)
-    if M > 4:
-        vstore(dst + 4 * ld, c.s4)
-        if C > 1:
-            vstore(dst + 4 * ld + V, c.t4)
-    if M > 5:
-        vstore(dst + 5 * ld, c.s5)
-        if C > 1:
-            vstore(dst + 5 * ld + V, c.t5)
-    if M > 6:
-        vstore(dst + 6 * ld, c.s6)
-        if C > 1:
-            vstore(dst + 6 * ld + V, c.t6)
-    if M > 7:
-        vstore(dst + 7 * ld, c.s7)
-        if C > 1:
-            vstore(dst + 7 * ld + V, c.t7)
-    if M > 8:
-        vstore(dst + 8 * ld, c.s8)
-        if C > 1:
-            vstore(dst + 8 * ld + V, c.t8)
-    if M > 9:
-        vstore(dst + 9 * ld, c.s9)
-        if C > 1:
-            vstore(dst + 9 * ld + V, c.t9)
-    if M > 10:
-        vstore(dst + 10 * ld, c.s10)
-        if C > 1:
-            vstore(dst + 10 * ld + V, c.t10)
-    if M > 11:
-        vstore(dst + 11 * ld, c.s11)
-        if C > 1:
-            vstore(dst + 11 * ld + V, c.t11)
-
-
-cdef inline void _micro_rows(
-    const T *a, const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols,
-    Py_ssize_t step, T *dst, Py_ssize_t ld, int m, const int C,
-) noexcept nogil:
-    if m == 1:
-        _micro(a, b, row, rows, cols, step, dst, ld, 1, C)
-    elif m == 2:
-        _micro(a, b, row, rows, cols, step, dst, ld, 2, C)
-    elif m == 3:
-        _micro(a, b, row, rows, cols, step, dst, ld, 3, C)
-    elif m == 4:
-        _micro(a, b, row, rows, cols, step, dst, ld, 4, C)
-    elif m == 5:
-        _micro(a, b, row, rows, cols, step, dst, ld, 5, C)
-    elif M_MAX <= 6 or m == 6:
-        _micro(a, b, row, rows, cols, step, dst, ld, 6, C)
-    elif m == 7:
-        _micro(a, b, row, rows, cols, step, dst, ld, 7, C)
-    elif m == 8:
-        _micro(a, b, row, rows, cols, step, dst, ld, 8, C)
-    elif m == 9:
-        _micro(a, b, row, rows, cols, step, dst, ld, 9, C)
-    elif m == 10:
-        _micro(a, b, row, rows, cols, step, dst, ld, 10, C)
-    elif m == 11:
-        _micro(a, b, row, rows, cols, step, dst, ld, 11, C)
-    else:
-        _micro(a, b, row, rows, cols, step, dst, ld, 12, C)
-
-
-cdef inline void _tile(
-    const T *a, const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols,
-    Py_ssize_t step, T *dst, Py_ssize_t ld, int m, bint narrow,
-) noexcept nogil:
-    if narrow:
-        _micro_rows(a, b, row, rows, cols, step, dst, ld, m, 1)
-    else:
-        _micro_rows(a, b, row, rows, cols, step, dst, ld, m, 2)
-
-
-# ---------------------------------------------------------------- transposition
-
-cdef inline void _square(const T *src, Py_ssize_t ld, T *dst, Py_ssize_t width) noexcept nogil:
-    """dst[t * width + r] = src[r * ld + t] for V x V lanes."""
-    cdef vec x0, x1, x2, x3, x4, x5, x6, x7, y0, y1, y2, y3, y4, y5, y6, y7
-    x0 = x1 = x2 = x3 = x4 = x5 = x6 = x7 = vload(src)
-    if V > 1:
-        x1 = vload(src + ld)
-    if V > 2:
-        x2 = vload(src + 2 * ld)
-        x3 = vload(src + 3 * ld)
-    if V > 4:
-        x4 = vload(src + 4 * ld)
-        x5 = vload(src + 5 * ld)
-        x6 = vload(src + 6 * ld)
-        x7 = vload(src + 7 * ld)
-    y0, y1 = vfirst(x0, x1, 1), vsecond(x0, x1, 1)
-    y2, y3 = vfirst(x2, x3, 1), vsecond(x2, x3, 1)
-    y4, y5 = vfirst(x4, x5, 1), vsecond(x4, x5, 1)
-    y6, y7 = vfirst(x6, x7, 1), vsecond(x6, x7, 1)
-    if V > 2:
-        x0, x2 = vfirst(y0, y2, 2), vsecond(y0, y2, 2)
-        x1, x3 = vfirst(y1, y3, 2), vsecond(y1, y3, 2)
-        x4, x6 = vfirst(y4, y6, 2), vsecond(y4, y6, 2)
-        x5, x7 = vfirst(y5, y7, 2), vsecond(y5, y7, 2)
-        y0, y1, y2, y3, y4, y5, y6, y7 = x0, x1, x2, x3, x4, x5, x6, x7
-    if V > 4:
-        x0, x4 = vfirst(y0, y4, 4), vsecond(y0, y4, 4)
-        x1, x5 = vfirst(y1, y5, 4), vsecond(y1, y5, 4)
-        x2, x6 = vfirst(y2, y6, 4), vsecond(y2, y6, 4)
-        x3, x7 = vfirst(y3, y7, 4), vsecond(y3, y7, 4)
-        y0, y1, y2, y3, y4, y5, y6, y7 = x0, x1, x2, x3, x4, x5, x6, x7
-    vstore(dst, y0)
-    if V > 1:
-        vstore(dst + width, y1)
-    if V > 2:
-        vstore(dst + 2 * width, y2)
-        vstore(dst + 3 * width, y3)
-    if V > 4:
-        vstore(dst + 4 * width, y4)
-        vstore(dst + 5 * width, y5)
-        vstore(dst + 6 * width, y6)
-        vstore(dst + 7 * width, y7)
-
-
-cdef void _transpose(
-    const T *src, Py_ssize_t ld, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t n,
-    T *dst, Py_ssize_t width,
-) noexcept nogil:
-    """dst[t * width + r] = src[r * ld + t * step] for `rows` rows of n.
-
-    Squares that would go beyond an edge are moved back onto their neighbours, but one or two
-    columns that are left over go one by one.
-    """
-    cdef Py_ssize_t t = 0, r
-    if step == -1:
-        src -= n - 1
-        dst += (n - 1) * width
-        step, width = 1, -width
-    if step == 1 and rows >= V and n >= V:
-        while n - t >= min(V, 3):
-            t = min(t, n - V)
-            r = 0
-            while r < rows:
-                r = min(r, rows - V)
-                _square(src + r * ld + t, ld, dst + t * width + r, width)
-                r += V
-            t += V
-    while t < n:
-        for r in range(rows):
-            dst[t * width + r] = src[r * ld + t * step]
-        t += 1
+include "tile.pxi"
 
 
 # ---------------------------------------------------------------- images and their axes
@@ -417,15 +142,6 @@ cdef inline void _fill(
         dst[t * ld] = row[j * x.s1]
 
 
-cdef inline Py_ssize_t _clip(Py_ssize_t i, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
-    return min(max(i, lo), hi)
-
-
-cdef inline Py_ssize_t _ceil(Py_ssize_t i, Py_ssize_t m) noexcept nogil:
-    """i / m rounded up."""
-    return -(-i // m) if i < 0 else (i + m - 1) // m
-
-
 # A rectangle of outputs of one image, or all outputs of several.
 cdef struct Block:
     Py_ssize_t n0
@@ -477,15 +193,6 @@ cdef void _gather(
                                 target[t] = row[at * x.s1 + t * step]
                         if hi < count:
                             _fill(x, row, at, cols.stride, hi, count, target, 1)
-
-
-cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    return (n + m - 1) // m * m
-
-
-cdef inline Py_ssize_t _part(Py_ssize_t n, Py_ssize_t parts, Py_ssize_t number) noexcept nogil:
-    """Where part `number` of n things begins, shared out as evenly as can be."""
-    return n // parts * number + min(n % parts, number)
 
 
 # ---------------------------------------------------------------- the layer
@@ -696,16 +403,6 @@ cdef inline bint _contiguous(const Image *y, const Run *run, int runs) noexcept 
     return True
 
 
-cdef inline void _add(
-    const T *src, Py_ssize_t src_ld, T *dst, Py_ssize_t ld, Py_ssize_t rows,
-) noexcept nogil:
-    """dst += src, for rows of two vectors."""
-    cdef Py_ssize_t m
-    for m in range(rows):
-        vstore(dst + m * ld, vload(dst + m * ld) + vload(src + m * src_ld))
-        vstore(dst + m * ld + V, vload(dst + m * ld + V) + vload(src + m * src_ld + V))
-
-
 cdef void _scatter(
     const Image *y, const T *src, Py_ssize_t channel, Py_ssize_t rows, const Run *run, int runs,
     bint add,
@@ -846,17 +543,6 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
 cdef double _MACS_PER_CHECK = 2.5e7 * V
-
-
-cdef void *_allocate(Py_ssize_t lanes) except NULL:
-    cdef void *base = PyMem_RawMalloc(lanes * sizeof(T) + ALIGN)
-    if base == NULL:
-        raise MemoryError("no memory for the scratch of fastcorr's workers")
-    return base
-
-
-cdef inline T *_aligned(void *base) noexcept nogil:
-    return <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
 
 
 def conv(

@@ -1,0 +1,391 @@
+"""Many channels: how the kernels of conv.pyx go through taps and pixels.
+
+Two sums: `layer`, which is the convolution, and `weight_grad`.  The gradient to the input
+(`input_grad`) is the first of them again, once for each phase of the stride.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastcorr._boundary import CODES
+from fastcorr._dispatch import method_kernels
+
+Array = npt.NDArray[Any]
+Pair = tuple[int, int]
+Phase = tuple[tuple[int, ...], slice, slice]
+
+
+# ---------------------------------------------------------------- where the taps lie
+
+
+class _Axis(NamedTuple):
+    """One axis of a kernel call: what the kernels' `Axis` says."""
+
+    stride: int
+    taps: Array  # (taps, 2): base, number of the group within the block
+    groups: Array  # (groups, 3): base, first source, slots beyond the number of outputs
+    blocks: Array  # (blocks, 4): taps from, to; groups from, to
+
+
+def _axis(offsets: Sequence[int], stride: int, n: int, size: int, alone: bool = False) -> _Axis:
+    """Groups of the taps at these offsets, in blocks of `size` taps, for about n outputs.
+
+    Taps whose offsets are congruent modulo the stride share a group where that makes fewer
+    slots than a group for each (`alone`: always).
+    """
+    taps: list[Pair] = []
+    groups: list[tuple[int, int, int]] = []
+    blocks: list[tuple[int, int, int, int]] = []
+    for start in range(0, len(offsets), size):
+        part = offsets[start : start + size]
+        members: dict[int, list[int]] = {}
+        for offset in part:
+            members.setdefault(offset % stride, []).append(offset // stride)
+        spans = {r: max(q) - min(q) for r, q in members.items()}
+        first, base = len(groups), 0
+        if alone or len(part) * n < sum(spans.values()) + len(spans) * n:
+            groups += [(0, offset, 0) for offset in part]
+            taps += [(0, number) for number in range(len(part))]
+        else:
+            at = {}
+            for number, (r, q) in enumerate(sorted(members.items())):
+                at[r] = base - min(q), number
+                groups.append((base, min(q) * stride + r, spans[r]))
+                base += spans[r]
+            for offset in part:
+                shift, number = at[offset % stride]
+                taps.append((shift + offset // stride, number))
+        blocks.append((start, start + len(part), first, len(groups)))
+    return _Axis(stride, *(np.array(v, np.intp) for v in (taps, groups, blocks)))
+
+
+def _slots(axis: _Axis, n: int) -> int:
+    """Slots of the first block of taps, for n outputs."""
+    first, last = axis.blocks[0, 2:]
+    return int(axis.groups[last - 1, 0] + axis.groups[last - 1, 2] + (last - first) * n)
+
+
+def _even(n: int, most: int) -> int:
+    """The size of equal parts of n, each at most so many."""
+    parts = -(-n // most)
+    return -(-n // parts)
+
+
+def _tile(shape: tuple[int, int, int], pixels: int, lanes: int) -> tuple[int, int, int]:
+    """Images, rows and columns of blocks of about so many pixels: whole rows, whole images."""
+    N, H, W = shape
+    if pixels < W:
+        return 1, 1, min(W, -(-_even(W, pixels) // lanes) * lanes)
+    if pixels < H * W:
+        return 1, _even(H, pixels // W), W
+    return _even(N, max(1, round(pixels / (H * W)))), H, W
+
+
+# Taps summed in registers before the sum goes to memory: the input of a register tile stays in
+# the first-level cache, the weights in the second.  Pixels whose input is in the scratch at a
+# time: more when that leaves so many blocks.
+_DEPTH = 384
+_PIXELS = 384
+_MOST_PIXELS = 1536
+_BLOCKS = 16
+_SCRATCH = 1 << 17
+# Of the weight gradient: pixels summed in registers; rows and channels of a task's table and
+# lanes of it at most; tasks and partial sums.
+_GRAD_PIXELS = 256
+_GRAD_ROWS = 128
+_GRAD_CHANNELS = 128
+_TABLE = 1 << 16
+_TASKS = 16
+_PARTIAL = 1 << 19
+_MACS_PER_SLAB = 1 << 20
+
+
+class _Sum(NamedTuple):
+    """How `conv` goes through its taps and outputs."""
+
+    rows: _Axis
+    cols: _Axis
+    chunks: Array
+    tile: tuple[int, int, int]
+    in_place: bool
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum(
+    lanes: int,
+    channels: int,
+    source: Pair,
+    shape: tuple[int, int, int],
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+    readable: bool,
+) -> _Sum:
+    in_place = readable and all(
+        min(taps) >= 0 and max(taps) + (n - 1) * s < size
+        for taps, n, s, size in zip((rows, cols), shape[1:], stride, source, strict=True)
+    )
+    in_place = in_place and (stride[1] == 1 or shape[2] == 1)
+    if len(rows) * len(cols) <= _DEPTH:
+        together = _even(channels, max(1, _DEPTH // (len(rows) * len(cols))))
+        size = len(rows), len(cols)
+    else:
+        together = 1
+        across = _even(len(cols), _DEPTH)
+        size = _even(len(rows), max(1, _DEPTH // across)), across
+    for pixels in (min(_MOST_PIXELS, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
+        tile = _tile(shape, pixels, 2 * lanes)
+        axes = [
+            _axis(taps, s, n, part, in_place)
+            for taps, s, n, part in zip((rows, cols), stride, tile[1:], size, strict=True)
+        ]
+        if tile[0] * together * _slots(axes[0], tile[1]) * _slots(axes[1], tile[2]) <= _SCRATCH:
+            break
+    chunks = [
+        (c, min(c + together, channels), a, b)
+        for c in range(0, channels, together)
+        for a in range(len(axes[0].blocks))
+        for b in range(len(axes[1].blocks))
+    ]
+    return _Sum(axes[0], axes[1], np.array(chunks, np.intp), tile, in_place)
+
+
+class _Product(NamedTuple):
+    """How `conv_weight_grad` goes through its taps and pixels."""
+
+    rows: _Axis
+    cols: _Axis
+    order: Array  # of the columns of taps
+    runs: Array
+    merged: bool
+    tile: tuple[int, int, int]
+    m_parts: int
+    c_parts: int
+    slabs: int
+
+
+@functools.lru_cache(maxsize=1024)
+def _product(
+    lanes: int,
+    size: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+) -> _Product:
+    groups, M, C = size
+    tile = _tile(shape, _GRAD_PIXELS, 1)
+    order = sorted(range(len(cols)), key=lambda b: (cols[b] % stride[1], cols[b]))
+    across = _axis([cols[b] for b in order], stride[1], tile[2], len(cols))
+    # Taps whose slots are neighbours make a run; their vectors may overlap.
+    slots = across.taps[:, 0] + across.taps[:, 1] * tile[2]
+    ends = [*(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(cols)]
+    runs = list(zip([0, *ends[:-1]], ends, strict=True))
+    m, c = min(M, _GRAD_ROWS), min(C, _GRAD_CHANNELS)
+    taps = len(rows) * len(cols)
+    while m * c * taps > _TABLE and max(m, c) > 16:
+        if m > c:
+            m = -(-m // 2)
+        else:
+            c = -(-c // 2)
+    together = _even(len(rows), max(1, _TABLE // (m * c * len(cols))))
+    down = _axis(rows, stride[0], tile[1], together)
+    plane = tile[0] * _slots(down, tile[1]) * _slots(across, tile[2])
+    while c * plane > _SCRATCH and c > 2 * lanes:
+        c = -(-c // 2)
+    m_parts = -(-M // m)
+    # Channels are cut at multiples of two vectors.
+    c_parts = -(-C // (-(-c // (2 * lanes)) * 2 * lanes))
+    width = min(C, c)
+    apart = sum(stop - start for start, stop in runs) * -(-width // lanes)
+    shared = sum(-(-(stop - start) * width // lanes) for start, stop in runs)
+    merged = c_parts == 1 and shared < apart
+    if not merged:
+        runs = [(b, b + 1) for b in range(len(cols))]
+    blocks = math.prod(-(-n // t) for n, t in zip(shape, tile, strict=True))
+    tasks = groups * m_parts * c_parts * len(down.blocks)
+    macs = math.prod(shape) * math.prod(size) * taps
+    weights = math.prod(size) * taps
+    slabs = max(
+        1,
+        min(-(-_TASKS // tasks), blocks // 2, _PARTIAL // weights, macs // _MACS_PER_SLAB),
+    )
+    return _Product(
+        down,
+        across,
+        np.array(order, np.intp),
+        np.array(runs, np.intp).reshape(-1, 2),
+        merged,
+        tile,
+        m_parts,
+        c_parts,
+        slabs,
+    )
+
+
+# ---------------------------------------------------------------- calling the kernels
+
+
+def _embed(w: Array) -> Array:
+    """Complex weights (G, M, C, a, b) as real ones between pairs of channels."""
+    if w.dtype.kind != "c":
+        return w
+    G, M, C, a, b = w.shape
+    real = np.empty((G, M, 2, C, 2, a, b), w.real.dtype)
+    real[:, :, 0, :, 0] = real[:, :, 1, :, 1] = w.real
+    real[:, :, 1, :, 0] = w.imag
+    real[:, :, 0, :, 1] = -w.imag
+    return real.reshape(G, 2 * M, 2 * C, a, b)
+
+
+def layer(
+    x: Array,
+    w: Array,
+    y: Array,
+    bias: Array | None,
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+    codes: Pair,
+    workers: int,
+) -> None:
+    """y[n, m, i, j] = bias[m] + sum of X[n, c, i*s0 + rows[a], j*s1 + cols[b]] * w[g, m, c, a, b].
+
+    x, w, y and bias are of one type; w is (groups, M, C, kh, kw).
+    """
+    if y.size == 0:
+        return
+    if w.size == 0:
+        y[...] = 0 if bias is None else bias[:, None, None]
+        return
+    module = method_kernels("conv", x.dtype)
+    x = _readable(x)
+    if (
+        (len(rows), len(cols), rows[0], cols[0], *stride) == (1, 1, 0, 0, 1, 1)
+        and x.shape[2:] == y.shape[2:]
+        and all(a.strides[2] == a.shape[3] * a.strides[3] for a in (x, y))
+    ):
+        # Nothing but channels is mixed: an image is one long row.
+        x, y = (a.reshape(*a.shape[:2], 1, -1) for a in (x, y))
+    w = _embed(w)
+    itemsize = x.dtype.itemsize
+    readable = x.dtype.kind != "c" and x.strides[3] == itemsize and min(x.strides) >= 0
+    shape = (y.shape[0], y.shape[2], y.shape[3])
+    plan = _sum(
+        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, readable
+    )
+    module.conv(
+        x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
+        plan.chunks, plan.tile, *codes, plan.in_place, workers,
+    )  # fmt: skip
+
+
+def weight_grad(
+    x: Array,
+    g: Array,
+    groups: int,
+    rows: tuple[int, ...],
+    cols: tuple[int, ...],
+    stride: Pair,
+    codes: Pair,
+    workers: int,
+) -> Array:
+    """dw[g, m, c, a, b] = sum of conj(X[n, c, i*s0 + rows[a], j*s1 + cols[b]]) * g[n, m, i, j]."""
+    pairs = 2 if x.dtype.kind == "c" else 1
+    M, C = (a.shape[1] // groups for a in (g, x))
+    size = (groups, M * pairs, C * pairs)
+    if 0 in (*g.shape, *size, len(rows), len(cols)):
+        return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
+    module = method_kernels("conv", x.dtype)
+    x, g = _readable(x), _readable(g)
+    shape = (g.shape[0], g.shape[2], g.shape[3])
+    plan = _product(module.LANES, size, shape, rows, cols, stride)
+    partial = np.empty((plan.slabs, *size, len(rows), len(cols)), x.real.dtype)
+    module.conv_weight_grad(
+        x, g, partial, plan.rows, plan.cols, plan.runs, plan.merged, plan.tile,
+        plan.m_parts, plan.c_parts, *codes, workers,
+    )  # fmt: skip
+    dw: Array = partial[0] if plan.slabs == 1 else partial.sum(axis=0)
+    if pairs == 2:
+        real = dw.reshape(groups, M, 2, C, 2, len(rows), len(cols))
+        dw = np.empty((groups, M, C, len(rows), len(cols)), x.dtype)
+        np.add(real[:, :, 0, :, 0], real[:, :, 1, :, 1], out=dw.real)
+        np.subtract(real[:, :, 1, :, 0], real[:, :, 0, :, 1], out=dw.imag)
+    if (plan.order[:-1] > plan.order[1:]).any():
+        ordered = np.empty_like(dw)
+        ordered[..., plan.order] = dw
+        return ordered
+    return dw
+
+
+def _readable(a: Array) -> Array:
+    """The array itself, or a copy whose strides count whole lanes."""
+    lane = a.real.itemsize
+    plain = a.flags.aligned and a.dtype.isnative and all(s % lane == 0 for s in a.strides)
+    return a if plain else np.array(a, a.dtype.newbyteorder("="), order="C")
+
+
+def input_grad(
+    g: Array,
+    w: Array,
+    dx: Array,
+    corner: Pair,
+    stride: Pair,
+    dilation: Pair,
+    before: Pair,
+    workers: int,
+) -> None:
+    """dx = the rectangle from `corner` on of what the outputs g send back through w.
+
+    That is  dx[n, c, u, v] = sum of g[n, m, i, j] * w[g, m, c, a, b]  over  i * s0 + a * d0 =
+    u + before[0]  and likewise for v; nothing is conjugated.
+    """
+    down, across = (
+        phases(start, size, k, s, d, p)
+        for start, size, k, s, d, p in zip(
+            corner, dx.shape[2:], w.shape[3:], stride, dilation, before, strict=True
+        )
+    )
+    if len(down) < stride[0] or len(across) < stride[1]:
+        dx[...] = 0
+    back = w.transpose(0, 2, 1, 3, 4)
+    zeros = (CODES["fill"],) * 2
+    for rows, every_a, at_u in down:
+        for cols, every_b, at_v in across:
+            taps = back[..., every_a, every_b]
+            layer(g, taps, dx[:, :, at_u, at_v], None, rows, cols, (1, 1), zeros, workers)
+
+
+@functools.lru_cache(maxsize=1024)
+def phases(start: int, size: int, k: int, s: int, d: int, before: int) -> list[Phase]:
+    """The coordinates start … start + size of an axis that meet taps, by phase of the stride.
+
+    For each phase: the offsets into g of the taps that it meets, these taps, its coordinates.
+    """
+    step = s // math.gcd(s, d)  # taps so far apart meet the same phase
+    found = []
+    for a0 in range(min(k, step)):
+        r = a0 * d % s
+        first = (r - start - before) % s
+        if first < size:
+            q = (start + first + before - r) // s
+            offsets = tuple(q - (a * d - r) // s for a in range(a0, k, step))
+            found.append((offsets, slice(a0, None, step), slice(first, None, s)))
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def tap_phases(k: int, s: int, before: int) -> list[tuple[int, slice, int]]:
+    """The taps of an axis by the phase of x that they meet, and where in it the first begins."""
+    found = []
+    for a in range(min(k, s)):
+        q, r = divmod(a - before, s)
+        found.append((r, slice(a, None, s), q))
+    return found
