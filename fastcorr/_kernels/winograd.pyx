@@ -1,0 +1,811 @@
+"""3 x 3 kernels over many channels with fewer multiplications: Winograd's algorithms.
+
+An m x m tile of outputs depends on alpha x alpha pixels, alpha = m + 2.  With the constant
+matrices below,
+
+    y  = A [ (G w G') * (B d B') ] A'             (* element by element; ' transposes)
+    dw = G' [ (A' g A) * (B d B') ] G
+
+computes it with alpha^2 multiplications instead of 9 m^2, and summed over channels (or, for the
+gradient to the weight, over tiles) that is alpha^2 products of matrices, which the register tile
+of tile.pxi computes.  m = 2: F(2x2, 3x3), 16 for 36; m = 4: F(4x4, 3x3), 36 for 144.
+
+Each transform is the same step in one dimension, along columns and then along rows, with a
+vector of channels in each lane: images are turned so that channels lie innermost, a strip of
+pixels at a time (`_gather`, `_scatter`), so neither narrow maps nor edges leave lanes idle.
+
+    V[t, block, p, 2 V]      transformed pixels: position t in the tile, block of channels, tile p
+    U[t, c, 2 V]             transformed weights of a panel of 2 V outputs
+    P[t, p, 2 V]             products
+
+Interpolation points of m = 2: 0, 1, -1, infinity.  Of m = 4: 0, 1, -1, 1/2, -2, infinity, whose
+roundings are a third of those of 2 and -2; the denominators 15 that belong to A are left for one
+division at the end, so that all that comes before is exact for small integers.
+
+Order of summation: chunks of K_MAX channels (tiles), each ascending in one accumulator, added in
+order.  Tiles, chunks and passes depend on shapes and type only, never on the workers.
+
+Sources: S. Winograd, "Arithmetic Complexity of Computations", 1980; A. Lavin and S. Gray, "Fast
+Algorithms for Convolutional Neural Networks", CVPR 2016; for the points B. Barabasz et al.,
+"Error Analysis and Improving the Accuracy of Winograd Convolution", ACM TOMS 46, 2020.
+
+Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
+"""
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython.parallel cimport prange, threadid
+
+from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
+from fastcorr._kernels.simd cimport (
+    M_MAX, T, V, vec, vfirst, vhold, vload, vquotient, vrelu, vsecond, vsplat, vstore, vzero,
+)
+
+cnp.import_array()
+
+cdef enum:
+    TILES = 48          # tiles whose products with a panel are in the cache together
+    SEGMENT = 64        # pixels of a strip, which stays in the first-level cache
+    K_MAX = 128         # terms of one accumulator: bounds the rounding errors
+    MOST = 6            # alpha
+    W_CHUNK = 16        # channels whose weights are turned at a time
+    GRAD_BLOCKS = 4     # blocks of channels of a task of the gradient to the weight
+
+# What the Python side needs to know of the compile-time choices.
+LANES = V
+
+include "tile.pxi"
+
+
+# ---------------------------------------------------------------- images
+
+cdef struct Image:          # (N, channels, H, W); strides in lanes
+    T *data
+    const T *limit          # the end of what vectors may read
+    Py_ssize_t N
+    Py_ssize_t H
+    Py_ssize_t W
+    Py_ssize_t sn
+    Py_ssize_t sc
+    Py_ssize_t s0
+    Py_ssize_t s1
+    int comps               # channels c * comps … lie interleaved
+    Boundary bound0
+    Boundary bound1
+
+
+cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
+    cdef Image p
+    cdef Py_ssize_t n, size = sizeof(T)
+    p.data = <T *> cnp.PyArray_DATA(x)
+    p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
+    p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
+    p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
+    p.comps = comps
+    p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
+    p.limit = p.data + 1
+    for n in range(4):
+        if x.strides[n] < 0:
+            p.limit = p.data        # rows are read one element at a time at their ends
+            break
+        p.limit += (x.shape[n] - 1) * (x.strides[n] // size)
+    return p
+
+
+cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
+    """Where channel c lies."""
+    return c // x.comps * x.sc + c % x.comps
+
+
+cdef void _gather(
+    const Image *x, Py_ssize_t n, Py_ssize_t c0, Py_ssize_t channels,
+    Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py_ssize_t cols, T *dst, Py_ssize_t ld,
+) noexcept nogil:
+    """dst[r * ld + t * V + c] = pixel (i0 + r, j0 + t) of channel c0 + c of the continued image.
+
+    Lanes beyond `channels`, V at most, are zero.
+    """
+    cdef Py_ssize_t r, t, c, i, j, lo, hi, _step, _length
+    cdef T *line
+    cdef const T *row
+    lo = _clip(-j0, 0, cols)
+    hi = _clip(x.W - j0, lo, cols)
+    for r in range(rows):
+        line = dst + r * ld
+        i = run_at(i0 + r, x.H, x.bound0, &_step, &_length)
+        if i < 0:
+            for t in range(cols):
+                vstore(line + t * V, vzero())
+            continue
+        row = x.data + n * x.sn + i * x.s0
+        if x.comps == 1 and channels == V and x.s1 == 1:
+            row += c0 * x.sc + j0
+            t = lo
+            while t < hi:
+                if t + V > hi and not row + t + (V - 1) * x.sc + V <= x.limit:
+                    if hi - lo < V:
+                        break
+                    t = hi - V
+                _square(row + t, x.sc, line + t * V, V)
+                t += V
+            while t < hi:
+                for c in range(V):
+                    line[t * V + c] = row[c * x.sc + t]
+                t += 1
+        elif x.comps == 1 and channels == V and x.sc == 1:
+            row += c0 + j0 * x.s1
+            for t in range(lo, hi):
+                vstore(line + t * V, vload(row + t * x.s1))
+        else:
+            row += j0 * x.s1
+            for t in range(lo, hi):
+                vstore(line + t * V, vzero())
+                for c in range(channels):
+                    line[t * V + c] = row[_channel(x, c0 + c) + t * x.s1]
+        row = x.data + n * x.sn + i * x.s0
+        for t in range(cols):
+            if lo <= t < hi:
+                continue
+            vstore(line + t * V, vzero())
+            j = run_at(j0 + t, x.W, x.bound1, &_step, &_length)
+            if j >= 0:
+                for c in range(channels):
+                    line[t * V + c] = row[_channel(x, c0 + c) + j * x.s1]
+
+
+cdef void _scatter(
+    const T *src, Py_ssize_t ld, const Image *y, Py_ssize_t n, Py_ssize_t c0,
+    Py_ssize_t channels, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py_ssize_t cols,
+) noexcept nogil:
+    """Pixels (i0 …, j0 …) of channels c0 … of y = src[r * ld + t * V + c]."""
+    cdef Py_ssize_t r, t, c, i
+    cdef const T *line
+    cdef T *row
+    for r in range(rows):
+        line = src + r * ld
+        row = y.data + n * y.sn + (i0 + r) * y.s0 + j0 * y.s1
+        t = 0
+        if y.comps == 1 and channels == V and y.s1 == 1:
+            row += c0 * y.sc
+            while t < cols:
+                if t + V > cols:
+                    if cols < V:
+                        break
+                    t = cols - V
+                _square(line + t * V, V, row + t, y.sc)
+                t += V
+            for c in range(channels):
+                for i in range(t, cols):
+                    row[c * y.sc + i] = line[i * V + c]
+        elif y.comps == 1 and channels == V and y.sc == 1:
+            row += c0
+            for t in range(cols):
+                vstore(row + t * y.s1, vload(line + t * V))
+        else:
+            for c in range(channels):
+                for t in range(cols):
+                    row[_channel(y, c0 + c) + t * y.s1] = line[t * V + c]
+
+
+# ---------------------------------------------------------------- transforms in one dimension
+# Vectors at src, src + s, … -> vectors at dst, dst + d, …
+
+cdef inline void _b(
+    const int m, const T *src, Py_ssize_t s, T *dst, Py_ssize_t d,
+) noexcept nogil:
+    """B: pixels."""
+    cdef vec x0 = vload(src), x1 = vload(src + s), x2 = vload(src + 2 * s)
+    cdef vec x3 = vload(src + 3 * s), x4, x5, p, q, h, g
+    if m == 2:
+        vstore(dst, x0 - x2)
+        vstore(dst + d, x1 + x2)
+        vstore(dst + 2 * d, x2 - x1)
+        vstore(dst + 3 * d, x1 - x3)
+        return
+    x4, x5 = vload(src + 4 * s), vload(src + 5 * s)
+    p = x4 - x2
+    q = x3 - x1
+    h = p + x3 * <T> 1.5
+    g = q + x2 * <T> 1.5
+    vstore(dst, (x0 - x2) + p + q * <T> 1.5)
+    vstore(dst + d, h + g)
+    vstore(dst + 2 * d, h - g)
+    vstore(dst + 3 * d, p + q * <T> 2)
+    vstore(dst + 4 * d, p - q * <T> 0.5)
+    vstore(dst + 5 * d, (x5 - x3) - q + p * <T> 1.5)
+
+
+cdef inline void _g(
+    const int m, const T *src, Py_ssize_t s, T *dst, Py_ssize_t d,
+) noexcept nogil:
+    """G: weights."""
+    cdef vec w0 = vload(src), w1 = vload(src + s), w2 = vload(src + 2 * s), e, o
+    vstore(dst, w0)
+    if m == 2:
+        e = (w0 + w2) * <T> 0.5
+        o = w1 * <T> 0.5
+        vstore(dst + d, e + o)
+        vstore(dst + 2 * d, e - o)
+        vstore(dst + 3 * d, w2)
+        return
+    e = w0 + w2
+    vstore(dst + d, e + w1)
+    vstore(dst + 2 * d, e - w1)
+    vstore(dst + 3 * d, w0 + w1 * <T> 0.5 + w2 * <T> 0.25)
+    vstore(dst + 4 * d, w0 - w1 * <T> 2 + w2 * <T> 4)
+    vstore(dst + 5 * d, w2)
+
+
+cdef inline void _a(
+    const int m, const T *src, Py_ssize_t s, T *dst, Py_ssize_t d,
+) noexcept nogil:
+    """A: products to outputs; of m = 4 fifteen times as much."""
+    cdef vec x0 = vload(src), x1 = vload(src + s), x2 = vload(src + 2 * s)
+    cdef vec x3 = vload(src + 3 * s), x4, x5, e, o
+    if m == 2:
+        vstore(dst, x0 + x1 + x2)
+        vstore(dst + d, x1 - x2 - x3)
+        return
+    x4, x5 = vload(src + 4 * s), vload(src + 5 * s)
+    e = (x1 + x2) * <T> 5
+    o = (x1 - x2) * <T> 5
+    vstore(dst, x0 * <T> 15 + o - x3 * <T> 16 + x4)
+    vstore(dst + d, e - x3 * <T> 8 - x4 * <T> 2)
+    vstore(dst + 2 * d, o + (x4 - x3) * <T> 4)
+    vstore(dst + 3 * d, e - x3 * <T> 2 - x4 * <T> 8 + x5 * <T> 15)
+
+
+cdef inline void _a_back(
+    const int m, const T *src, Py_ssize_t s, T *dst, Py_ssize_t d,
+) noexcept nogil:
+    """A': gradients of outputs."""
+    cdef vec x0 = vload(src), x1 = vload(src + s), x2, x3, e, o
+    if m == 2:
+        vstore(dst, x0)
+        vstore(dst + d, x0 + x1)
+        vstore(dst + 2 * d, x0 - x1)
+        vstore(dst + 3 * d, vzero() - x1)
+        return
+    x2, x3 = vload(src + 2 * s), vload(src + 3 * s)
+    e = (x0 + x2) * <T> 5
+    o = (x1 + x3) * <T> 5
+    vstore(dst, x0 * <T> 15)
+    vstore(dst + d, e + o)
+    vstore(dst + 2 * d, o - e)
+    vstore(dst + 3 * d, vzero() - x0 * <T> 16 - x1 * <T> 8 - x2 * <T> 4 - x3 * <T> 2)
+    vstore(dst + 4 * d, x0 - x1 * <T> 2 + x2 * <T> 4 - x3 * <T> 8)
+    vstore(dst + 5 * d, x3 * <T> 15)
+
+
+cdef inline void _g_back(
+    const int m, const T *src, Py_ssize_t s, T *dst, Py_ssize_t d,
+) noexcept nogil:
+    """G': products to gradients of weights."""
+    cdef vec x0 = vload(src), x1 = vload(src + s), x2 = vload(src + 2 * s)
+    cdef vec x3 = vload(src + 3 * s), x4, x5, e, o
+    if m == 2:
+        e = (x1 + x2) * <T> 0.5
+        o = (x1 - x2) * <T> 0.5
+        vstore(dst, x0 + e)
+        vstore(dst + d, o)
+        vstore(dst + 2 * d, e + x3)
+        return
+    x4, x5 = vload(src + 4 * s), vload(src + 5 * s)
+    e = x1 + x2
+    o = x1 - x2
+    vstore(dst, x0 + e + x3 + x4)
+    vstore(dst + d, o + x3 * <T> 0.5 - x4 * <T> 2)
+    vstore(dst + 2 * d, e + x3 * <T> 0.25 + x4 * <T> 4 + x5)
+
+
+cdef inline vec _undo(const int m, vec v) noexcept nogil:
+    """Divide by what the transforms of both dimensions left over.
+
+    A quotient of doubles is exact where it can be; floats need no more than the product.
+    """
+    if m == 2:
+        return v
+    if sizeof(T) == 8:
+        return vquotient(v, <T> 225)
+    return v * <T> (1.0 / 225)
+
+
+# ---------------------------------------------------------------- a job
+
+cdef struct Job:
+    Image x
+    Image y                     # or its gradient
+    const T *w
+    Py_ssize_t ws[5]            # strides of (group, m, c, a, b), in lanes
+    const T *bias               # groups * panels * 2 V, or NULL
+    bint relu
+    Py_ssize_t i0               # the pixel that output (0, 0) and tap (0, 0) meet
+    Py_ssize_t j0
+    Py_ssize_t groups
+    Py_ssize_t M                # of a group
+    Py_ssize_t C
+    Py_ssize_t c_blocks         # of 2 V channels
+    Py_ssize_t panels           # of 2 V outputs
+    Py_ssize_t tiles0           # rows and columns of tiles of an image, all tiles
+    Py_ssize_t tiles1
+    Py_ssize_t tiles
+    Py_ssize_t subs             # parts of the tiles
+    Py_ssize_t most             # tiles of a part
+    Py_ssize_t v_ld             # from position to position of V, U and P
+    Py_ssize_t g_ld             # … of the transformed gradient
+    Py_ssize_t u_ld
+    Py_ssize_t p_ld
+    T *v
+    T *g
+    T *u                        # all panels, or NULL: each task transforms its own
+    T *out                      # gradient to the weight (groups, M, C, 3, 3)
+    bint first                  # … is assigned, not added to
+
+
+cdef inline Py_ssize_t _odd(Py_ssize_t lanes) noexcept nogil:
+    """Whole cache lines, an odd number: alpha^2 streams so far apart do not share its sets."""
+    cdef Py_ssize_t line = 64 // sizeof(T)
+    return (_ceil(lanes, line) | 1) * line
+
+
+cdef inline Py_ssize_t _segment(
+    const Job *job, const int m, Py_ssize_t p, Py_ssize_t stop,
+) noexcept nogil:
+    """How many tiles from p on lie in one row and one strip."""
+    return min(min(stop - p, job.tiles1 - p % job.tiles1), SEGMENT // m)
+
+
+cdef void _transform(
+    const Job *job, const Image *x, const int m, const bint grad, Py_ssize_t start,
+    Py_ssize_t stop, Py_ssize_t group, Py_ssize_t block, Py_ssize_t blocks, T *dst,
+    Py_ssize_t ld, T *strip,
+) noexcept nogil:
+    """Tiles [start, stop) of one block of channels into dst[t * ld + …]: pixels of x, or grad:
+    gradients of outputs, which are zero beyond the edges."""
+    cdef Py_ssize_t alpha = m + 2, size = m if grad else alpha, n, p, q, t, c0, channels, half
+    cdef Py_ssize_t i, here, cols, width, C = job.M if grad else job.C
+    cdef T *to
+    dst += block * (stop - start) * 2 * V
+    for half in range(2):
+        c0 = block * 2 * V + half * V
+        channels = _clip(C - c0, 0, V)
+        if channels == 0:
+            for t in range(alpha * alpha):
+                for p in range(stop - start):
+                    vstore(dst + t * ld + p * 2 * V + half * V, vzero())
+            continue
+        p = start
+        while p < stop:
+            here = _segment(job, m, p, stop)
+            n = p // job.tiles1
+            i = n % job.tiles0 * m
+            q = p % job.tiles1 * m
+            n //= job.tiles0
+            cols = here * m + (size - m)
+            width = cols * V
+            if grad:
+                _gather(x, n, group * C + c0, channels, i, size, q, cols, strip, width)
+            else:
+                _gather(x, n, group * C + c0, channels, job.i0 + i, size, job.j0 + q, cols, strip,
+                        width)
+            for t in range(cols):
+                if grad:
+                    _a_back(m, strip + t * V, width, strip + t * V, width)
+                else:
+                    _b(m, strip + t * V, width, strip + t * V, width)
+            to = dst + (p - start) * 2 * V + half * V
+            for q in range(here):
+                for t in range(alpha):
+                    if grad:
+                        _a_back(m, strip + t * width + q * m * V, V, to + t * alpha * ld, ld)
+                    else:
+                        _b(m, strip + t * width + q * m * V, V, to + t * alpha * ld, ld)
+                to += 2 * V
+            p += here
+
+
+cdef void _weights(
+    const Job *job, const int m, Py_ssize_t group, Py_ssize_t panel, T *u, T *buf,
+) noexcept nogil:
+    """The transformed weights of a panel: u[t * u_ld + c * 2 V + lane]."""
+    cdef Py_ssize_t alpha = m + 2, half, rows, m0, c, c0, n, a, t, padded = job.c_blocks * 2 * V
+    cdef const T *w
+    cdef T *turned = buf + MOST * 3 * V
+    cdef T *to
+    for half in range(2):
+        m0 = panel * 2 * V + half * V
+        rows = _clip(job.M - m0, 0, V)
+        for t in range(W_CHUNK * 9):
+            vstore(turned + t * V, vzero())
+        for c0 in range(_ceil(padded, W_CHUNK)):
+            c0 *= W_CHUNK
+            n = _clip(job.C - c0, 0, min(W_CHUNK, padded - c0))
+            w = job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
+            if rows > 0 and job.ws[3] == 3 * job.ws[4]:
+                if job.ws[2] == 9 * job.ws[4]:
+                    _transpose(w, job.ws[1], job.ws[4], rows, n * 9, turned, V)
+                else:
+                    for c in range(n):
+                        _transpose(w + c * job.ws[2], job.ws[1], job.ws[4], rows, 9,
+                                   turned + c * 9 * V, V)
+            elif rows > 0:
+                for c in range(n):
+                    for a in range(3):
+                        _transpose(w + c * job.ws[2] + a * job.ws[3], job.ws[1], job.ws[4], rows,
+                                   3, turned + (c * 9 + a * 3) * V, V)
+            for c in range(min(W_CHUNK, padded - c0)):
+                to = u + (c0 + c) * 2 * V + half * V
+                if c >= n:
+                    for t in range(alpha * alpha):
+                        vstore(to + t * job.u_ld, vzero())
+                    continue
+                for t in range(3):
+                    _g(m, turned + (c * 9 + t) * V, 3 * V, buf + t * V, 3 * V)
+                for t in range(alpha):
+                    _g(m, buf + t * 3 * V, V, to + t * alpha * job.u_ld, job.u_ld)
+
+
+cdef void _products(
+    const Job *job, const int m, const T *v, Py_ssize_t tiles, const T *u, T *p,
+) noexcept nogil:
+    """p[t, tile, :] = sum over c of v[t, c, tile] * u[t, c, :]."""
+    cdef Py_ssize_t t, b, q, rows, n, here, parts = _ceil(tiles, M_MAX), deep = K_MAX // (2 * V)
+    cdef Py_ssize_t row[K_MAX]
+    cdef T tile[12 * 2 * 8]
+    cdef const T *a
+    cdef T *dst
+    for b in range(deep):
+        row[b] = b * 2 * V * 2 * V
+    for t in range((m + 2) * (m + 2)):
+        b = 0
+        while b < job.c_blocks:
+            here = min(deep, job.c_blocks - b)
+            for n in range(parts):
+                q = _part(tiles, parts, n)
+                rows = _part(tiles, parts, n + 1) - q
+                a = v + t * job.v_ld + (b * tiles + q) * 2 * V
+                dst = p + t * job.p_ld + q * 2 * V
+                _micro_rows(a, tiles * 2 * V, 1, 2 * V, u + t * job.u_ld + b * 2 * V * 2 * V, row,
+                            here, 2 * V, 2 * V, dst if b == 0 else tile, 2 * V, rows, 2)
+                if b > 0:
+                    _add(tile, 2 * V, dst, 2 * V, rows)
+            b += here
+
+
+cdef void _outputs(
+    const Job *job, const int m, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t group,
+    Py_ssize_t panel, const T *products, T *strip,
+) noexcept nogil:
+    """The outputs of tiles [start, stop) and a panel, from its products."""
+    cdef Py_ssize_t alpha = m + 2, half, m0, rows, p, q, t, r, n, i, j, here, width
+    cdef T buf[6 * 4 * 8]
+    cdef const T *src
+    cdef T *to
+    cdef vec bias
+    for half in range(2):
+        m0 = panel * 2 * V + half * V
+        rows = _clip(job.M - m0, 0, V)
+        if rows == 0:
+            return
+        bias = vzero()
+        if job.bias != NULL:
+            bias = vload(job.bias + group * job.panels * 2 * V + m0)
+        p = start
+        while p < stop:
+            here = _segment(job, m, p, stop)
+            width = here * m * V
+            for q in range(here):
+                src = products + (p - start + q) * 2 * V + half * V
+                for t in range(alpha):
+                    _a(m, src + t * job.p_ld, alpha * job.p_ld, buf + t * V, alpha * V)
+                for r in range(m):
+                    to = strip + r * width + q * m * V
+                    _a(m, buf + r * alpha * V, V, to, V)
+                    for t in range(m):
+                        if job.relu:
+                            vstore(to + t * V, vrelu(_undo(m, vload(to + t * V)) + bias))
+                        else:
+                            vstore(to + t * V, _undo(m, vload(to + t * V)) + bias)
+            n = p // job.tiles1
+            i = n % job.tiles0 * m
+            j = p % job.tiles1 * m
+            n //= job.tiles0
+            _scatter(strip, width, &job.y, n, group * job.M + m0, rows, i, min(m, job.y.H - i),
+                     j, min(here * m, job.y.W - j))
+            p += here
+
+
+# ---------------------------------------------------------------- tasks
+
+cdef inline Py_ssize_t _sub(const Job *job, Py_ssize_t number) noexcept nogil:
+    return _part(job.tiles, job.subs, number)
+
+
+cdef void _input_task(
+    const Job *job, const int m, Py_ssize_t sub, Py_ssize_t slot, Py_ssize_t group,
+    Py_ssize_t block, T *strip,
+) noexcept nogil:
+    _transform(job, &job.x, m, False, _sub(job, sub), _sub(job, sub + 1), group, block,
+               job.c_blocks, job.v + slot * (m + 2) * (m + 2) * job.v_ld, job.v_ld, strip)
+
+
+cdef void _output_task(
+    const Job *job, const int m, Py_ssize_t first, Py_ssize_t subs, Py_ssize_t slot,
+    Py_ssize_t group, Py_ssize_t panel, T *scratch,
+) noexcept nogil:
+    """A panel of the outputs of some parts, whose pixels are transformed."""
+    cdef Py_ssize_t size = (m + 2) * (m + 2), sub
+    cdef T *strip = scratch
+    cdef T *products = strip + MOST * (SEGMENT + 2) * V
+    cdef T *u = products + size * job.p_ld
+    if job.u == NULL:
+        _weights(job, m, group, panel, u, strip)
+    else:
+        u = job.u + (group * job.panels + panel) * size * job.u_ld
+    for sub in range(first, first + subs):
+        _products(job, m, job.v + slot * size * job.v_ld, _sub(job, sub + 1) - _sub(job, sub), u,
+                  products)
+        _outputs(job, m, _sub(job, sub), _sub(job, sub + 1), group, panel, products, strip)
+        slot += 1
+
+
+# Multiply-adds of a worker between looks for Ctrl-C (some ms).
+cdef double _MACS_PER_CHECK = 2.5e7 * V
+# Lanes of transformed pixels that all workers share when they transform the weights panel by
+# panel, and lanes of weights that are worth it.
+cdef Py_ssize_t _SHARED = 3 << 20
+cdef Py_ssize_t _U_SMALL = 1 << 18
+
+
+cdef void _run(
+    Job *job, const int m, Py_ssize_t width, T *scratch, Py_ssize_t room, T *buf, int workers,
+) except *:
+    """All of a layer, `width` parts of the tiles at a time."""
+    cdef Py_ssize_t t, first, group, here, total, tasks, start, stop, step
+    cdef double macs
+    with nogil:
+        if job.u != NULL:
+            for t in prange(job.groups * job.panels, schedule="dynamic", num_threads=workers,
+                            use_threads_if=workers > 1):
+                _weights(job, m, t // job.panels, t % job.panels,
+                         job.u + t * (m + 2) * (m + 2) * job.u_ld, scratch + threadid() * room)
+        for group in range(job.groups):
+            first = 0
+            while first < job.subs:
+                here = min(width, job.subs - first)
+                for t in prange(here * job.c_blocks, schedule="dynamic", num_threads=workers,
+                                use_threads_if=workers > 1):
+                    _input_task(job, m, first + t // job.c_blocks, t // job.c_blocks, group,
+                                t % job.c_blocks, scratch + threadid() * room)
+                total = job.panels if job.u == NULL else job.panels * here
+                macs = (<double> job.most * job.C * (m + 2) * (m + 2) * 2 * V
+                        * (here if job.u == NULL else 1))
+                step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
+                start = 0
+                while start < total:
+                    stop = min(start + step, total)
+                    for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                                    use_threads_if=workers > 1):
+                        if job.u == NULL:
+                            _output_task(job, m, first, here, 0, group, t,
+                                         scratch + threadid() * room)
+                        else:
+                            _output_task(job, m, first + t // job.panels, 1, t // job.panels,
+                                         group, t % job.panels, scratch + threadid() * room)
+                    start = stop
+                    with gil:
+                        PyErr_CheckSignals()
+                first += here
+
+
+cdef void _tiles(Job *job, Py_ssize_t m):
+    """The tiles of y in parts of about TILES, and the blocks."""
+    job.tiles0, job.tiles1 = _ceil(job.y.H, m), _ceil(job.y.W, m)
+    job.tiles = job.y.N * job.tiles0 * job.tiles1
+    job.c_blocks = _ceil(job.C, 2 * V)
+    job.panels = _ceil(job.M, 2 * V)
+
+
+def winograd(
+    cnp.ndarray x not None,         # IN   (N, groups * C, H, W), of T (pairs of T), any strides
+    cnp.ndarray w not None,         # IN   (groups, M, C, 3, 3), of T, any strides
+    cnp.ndarray y not None,         # OUT  (N, groups * M, oh, ow), of x's dtype, any strides
+    cnp.ndarray bias,               # IN   (groups * M), of T, or None
+    int m,                          # 2 or 4
+    Py_ssize_t i0, Py_ssize_t j0,   # the pixel that output (0, 0) and tap (0, 0) meet
+    int bound0, int bound1,         # Boundary of each axis
+    bint relu,                      # y = max(y, 0)
+    int workers,
+):
+    """y = x correlated with w.  Complex: channels, rows of w and bias count re and im."""
+    cdef Job job
+    cdef Py_ssize_t n, k, room, width, size = (m + 2) * (m + 2)
+    cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
+    cdef void *base = NULL
+    cdef T *at
+    cdef T *padded = NULL
+    cdef bint alone
+    job.x = _image(x, comps, bound0, bound1)
+    job.y = _image(y, comps, FILL, FILL)
+    job.w = <const T *> cnp.PyArray_DATA(w)
+    for n in range(5):
+        job.ws[n] = w.strides[n] // <Py_ssize_t> sizeof(T)
+    job.relu, job.i0, job.j0 = relu, i0, j0
+    job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
+    _tiles(&job, m)
+    job.subs = _ceil(job.tiles, TILES)
+    if job.subs == 0:
+        return
+    job.most = _ceil(job.tiles, job.subs)
+    job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
+    job.u_ld = _odd(job.c_blocks * 2 * V * 2 * V)
+    job.p_ld = _odd(job.most * 2 * V)
+    # Many weights and few tiles: each panel's weights are transformed where they are used.
+    alone = (job.subs * size * job.v_ld <= _SHARED
+             and job.panels * size * job.u_ld > _U_SMALL)
+    width = job.subs if alone else min(job.subs, workers)
+    room = _round_up(MOST * (SEGMENT + 2) * V, ALIGN) + size * job.p_ld + (
+        size * job.u_ld if alone else 0)
+    room = _round_up(max(room, (MOST * 3 + W_CHUNK * 9) * V), ALIGN)
+    n = width * size * job.v_ld
+    k = 0 if alone else job.groups * job.panels * size * job.u_ld
+    try:
+        base = _allocate(n + k + room * workers + job.groups * job.panels * 2 * V)
+        at = _aligned(base)
+        job.v = at
+        job.u = NULL if alone else at + n
+        job.bias = NULL
+        at += n + k
+        if bias is not None:
+            padded = at + room * workers
+            for n in range(job.groups):
+                for k in range(job.panels * 2 * V):
+                    padded[n * job.panels * 2 * V + k] = (
+                        (<T *> cnp.PyArray_DATA(bias))[n * job.M + k] if k < job.M else <T> 0)
+            job.bias = padded
+        if m == 2:
+            _run(&job, 2, width, at, room, at, workers)
+        else:
+            _run(&job, 4, width, at, room, at, workers)
+    finally:
+        PyMem_RawFree(base)
+
+
+# ---------------------------------------------------------------- gradient to the weight
+
+cdef void _grad_task(
+    const Job *job, const int m, Py_ssize_t tiles, Py_ssize_t group, Py_ssize_t panel,
+    Py_ssize_t first, T *scratch,
+) noexcept nogil:
+    """The gradient of a panel of outputs and some blocks of channels from all tiles of a pass."""
+    cdef Py_ssize_t alpha = m + 2, t, b, k, n, r, c, c0, channels, half, rows, parts, here, m0
+    cdef Py_ssize_t blocks = min(GRAD_BLOCKS, job.c_blocks - first), ld = blocks * 2 * V, p_ld
+    cdef Py_ssize_t zero = 0
+    cdef T *products = scratch
+    cdef T tile[12 * 2 * 8]
+    cdef T buf[6 * 3 * 8]
+    cdef T sums[9 * 8]
+    cdef const T *a
+    cdef T *dst
+    p_ld = _odd(2 * V * ld)
+    m0 = panel * 2 * V
+    rows = min(2 * V, job.M - m0)
+    parts = _ceil(rows, min(8, M_MAX))
+    for t in range(alpha * alpha):
+        k = 0
+        while k < tiles:
+            here = min(tiles - k, K_MAX)
+            for b in range(blocks):
+                for n in range(parts):
+                    r = _part(rows, parts, n)
+                    a = job.g + t * job.g_ld + (panel * tiles + k) * 2 * V + r
+                    dst = products + t * p_ld + r * ld + b * 2 * V
+                    _micro_rows(a, 0, 2 * V, 1,
+                                job.v + t * job.v_ld + ((first + b) * tiles + k) * 2 * V, &zero,
+                                1, here, 2 * V, dst if k == 0 else tile, ld if k == 0 else 2 * V,
+                                _part(rows, parts, n + 1) - r, 2)
+                    if k > 0:
+                        _add(tile, 2 * V, dst, ld, _part(rows, parts, n + 1) - r)
+            k += here
+    for r in range(rows):
+        for half in range(2 * blocks):
+            c0 = first * 2 * V + half * V
+            channels = _clip(job.C - c0, 0, V)
+            if channels == 0:
+                break
+            a = products + r * ld + half * V
+            for t in range(alpha):
+                _g_back(m, a + t * p_ld, alpha * p_ld, buf + t * V, alpha * V)
+            for t in range(3):
+                _g_back(m, buf + t * alpha * V, V, sums + t * 3 * V, V)
+            for t in range(9):
+                vstore(sums + t * V, _undo(m, vload(sums + t * V)))
+            dst = job.out + (((group * job.M) + m0 + r) * job.C + c0) * 9
+            if job.first:
+                for c in range(channels):
+                    for t in range(9):
+                        dst[c * 9 + t] = sums[t * V + c]
+            else:
+                for c in range(channels):
+                    for t in range(9):
+                        dst[c * 9 + t] += sums[t * V + c]
+
+
+cdef void _run_grad(
+    Job *job, const int m, Py_ssize_t passes, T *scratch, Py_ssize_t room, int workers,
+) except *:
+    cdef Py_ssize_t t, n, group, here, start, stop, c0, total, step, blocks
+    cdef double macs
+    blocks = _ceil(job.c_blocks, GRAD_BLOCKS)
+    with nogil:
+        for group in range(job.groups):
+            for n in range(passes):
+                c0 = _part(job.tiles, passes, n)
+                here = _part(job.tiles, passes, n + 1) - c0
+                job.first = n == 0
+                for t in prange(job.c_blocks + job.panels, schedule="dynamic",
+                                num_threads=workers, use_threads_if=workers > 1):
+                    if t < job.c_blocks:
+                        _transform(job, &job.x, m, False, c0, c0 + here, group, t, job.c_blocks,
+                                   job.v, job.v_ld, scratch + threadid() * room)
+                    else:
+                        _transform(job, &job.y, m, True, c0, c0 + here, group,
+                                   t - job.c_blocks, job.panels, job.g, job.g_ld,
+                                   scratch + threadid() * room)
+                total = job.panels * blocks
+                macs = <double> here * 2 * V * 2 * V * GRAD_BLOCKS * (m + 2) * (m + 2)
+                step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
+                start = 0
+                while start < total:
+                    stop = min(start + step, total)
+                    for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                                    use_threads_if=workers > 1):
+                        _grad_task(job, m, here, group, t // blocks, t % blocks * GRAD_BLOCKS,
+                                   scratch + threadid() * room)
+                    start = stop
+                    with gil:
+                        PyErr_CheckSignals()
+
+
+def winograd_weight_grad(
+    cnp.ndarray x not None,         # IN   (N, groups * C, H, W), of T (pairs of T), any strides
+    cnp.ndarray g not None,         # IN   (N, groups * M, oh, ow), likewise
+    cnp.ndarray out not None,       # OUT  (groups, M, C, 3, 3), of T, C-contiguous
+    int m,                          # 2 or 4
+    Py_ssize_t i0, Py_ssize_t j0,   # the pixel that output (0, 0) and tap (0, 0) meet
+    int bound0, int bound1,
+    int workers,
+):
+    """out = gradient to the weight."""
+    cdef Job job
+    cdef Py_ssize_t room, passes, size = (m + 2) * (m + 2)
+    cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
+    cdef void *base = NULL
+    cdef T *at
+    job.x = _image(x, comps, bound0, bound1)
+    job.y = _image(g, comps, FILL, FILL)
+    job.i0, job.j0 = i0, j0
+    job.out = <T *> cnp.PyArray_DATA(out)
+    job.groups, job.M, job.C = out.shape[0], out.shape[1], out.shape[2]
+    _tiles(&job, m)
+    # As many tiles at a time as fit the shared scratch.
+    passes = _ceil(job.tiles * size * (job.c_blocks + job.panels) * 2 * V, _SHARED)
+    passes = _clip(passes, 1, job.tiles)
+    job.most = _ceil(job.tiles, passes)
+    job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
+    job.g_ld = _odd(job.panels * job.most * 2 * V)
+    room = max(size * _odd(2 * V * 2 * V * min(GRAD_BLOCKS, job.c_blocks)),
+               MOST * (SEGMENT + 2) * V)
+    room = _round_up(room, ALIGN)
+    try:
+        base = _allocate(size * (job.v_ld + job.g_ld) + room * workers)
+        at = _aligned(base)
+        job.v = at
+        job.g = at + size * job.v_ld
+        at = job.g + size * job.g_ld
+        if m == 2:
+            _run_grad(&job, 2, passes, at, room, workers)
+        else:
+            _run_grad(&job, 4, passes, at, room, workers)
+    finally:
+        PyMem_RawFree(base)
