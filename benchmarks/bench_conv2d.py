@@ -7,7 +7,7 @@ import measure
 import numpy as np
 import peak
 import peers
-from layers import BY_NAME, PASSES, Case
+from layers import BY_NAME, DTYPES, METHODS, PASSES, Case
 
 import fastcorr
 
@@ -15,10 +15,10 @@ NAMES = (
     "LeNet conv1",
     "U-Net top",
     "ResNet layer1",
-    "ResNet layer2 first",
+    "ResNet-18 layer2.0.conv1",
     "ResNet layer4",
-    "1x1 narrows",
-    "depthwise",
+    "ResNet-50 layer1.1.conv1",
+    "MobileNet depthwise 3",
 )
 
 
@@ -36,6 +36,29 @@ class Conv2d:
     def setup(self, layer, which, dtype, workers):
         fastcorr.set_workers(1 if workers == "1" else -1)
         self.call = Case(BY_NAME[layer], 8, dtype, which).ours()
+        self.call()
+
+    def time_conv2d(self, *_):
+        self.call()
+
+
+class Methods:
+    """3x3 layers by each method that they have: a batch of eight, one thread."""
+
+    params = (
+        ["U-Net top", "ResNet layer1", "VGG-16 conv4_1", "ResNet layer4"],
+        list(PASSES),
+        list(METHODS),
+        list(DTYPES),
+    )
+    param_names = ("layer", "pass", "method", "dtype")
+
+    def setup(self, layer, which, method, dtype):
+        case = Case(BY_NAME[layer], 8, dtype, which)
+        if not case.offers(method):
+            raise NotImplementedError(f"{which} has no method {method!r}")
+        fastcorr.set_workers(1)
+        self.call = case.ours(method)
         self.call()
 
     def time_conv2d(self, *_):
@@ -175,6 +198,7 @@ class Tracked:
 
 class OverTorch:
     params, param_names = Tracked.params, Tracked.param_names
+    watch = measure.Stopwatch(0.2)  # for each of both
 
     def setup(self, *_):
         if peers.installed("torch") is None:
@@ -182,6 +206,7 @@ class OverTorch:
         layers.set_threads(1)
 
     def track_speed(self, layer, which, dtype):
-        return layers.run(Case(BY_NAME[layer], 8, dtype, which), 1, Tracked.watch).ratio
+        case = Case(BY_NAME[layer], 8, dtype, which)
+        return layers.run(case, METHODS[:1], 1, self.watch)[0].ratio
 
     track_speed.unit = "x"

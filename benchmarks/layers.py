@@ -459,7 +459,7 @@ def targets(rows: list[Row]) -> Iterator[tuple[Verdict, list[str]]]:
                 for row in chosen
                 if row.case.layer.kind == PLAIN
                 and row.case.which != "weight"
-                and method in (row.method, row.taken)
+                and row.method == method
             ]
             if group:
                 what = f"{dtype}: 3x3, stride 1, from 32 channels on, forward and input, {method}"
@@ -476,9 +476,10 @@ def targets(rows: list[Row]) -> Iterator[tuple[Verdict, list[str]]]:
 def _each(what: str, rows: list[Row], limit: float) -> tuple[Verdict, list[str]]:
     below = sorted((row for row in rows if row.ratio < limit), key=lambda row: row.ratio)
     least = min(row.ratio for row in rows)
-    detail = f" ({len(below)} of {len(rows)} below)"
     misses = [f"{row}: {row.ratio:.2f}" for row in below]
-    return compare.at_least(what, least, limit, "x", detail), misses
+    return compare.at_least(
+        f"{what} ({len(below)} of {len(rows)} below)", least, limit, "x"
+    ), misses
 
 
 def _over(error: float, other: float) -> float:
@@ -497,20 +498,17 @@ def threads_target(rows: list[Row], alone: list[Row]) -> tuple[Verdict, list[str
         return Verdict("no row with one thread and with more", "?", "", False), []
     bad = sorted((ratio, name) for name, (ratio, _) in kept.items() if ratio < 0.95)
     least = min(ratio for ratio, _ in kept.values())
-    detail = f" ({len(bad)} of {len(kept)} below)"
-    what = "x with threads over x with one, each"
-    return compare.at_least(what, least, 0.95, "", detail), [
-        f"{name}: {ratio:.2f}, {before[kept[name][1].key]:.2f} -> {kept[name][1].ratio:.2f}"
-        for ratio, name in bad
-    ]
+    what = f"x with threads over x with one ({len(bad)} of {len(kept)} below)"
+    misses = [f"{name}: {ratio:.2f}, now {kept[name][1].ratio:.2f}" for ratio, name in bad]
+    return compare.at_least(what, least, 0.95, ""), misses
 
 
 def report(verdicts: Iterable[tuple[Verdict, list[str]]]) -> Iterator[str]:
     """Met or missed, and by whom; lines of Markdown."""
     found = list(verdicts)
-    yield from ("```text", *(str(verdict) for verdict, _ in found))
-    yield f"{sum(verdict.passed for verdict, _ in found)} of {len(found)} reached"
-    yield from ("```", "")
+    reached = sum(verdict.passed for verdict, _ in found)
+    yield from ("```text", *(str(verdict) for verdict, _ in found), "```", "")
+    yield from (f"{reached} of {len(found)} reached", "")
     for verdict, misses in found:
         if misses:
             yield from (f"Misses {verdict.wanted}: {verdict.what}", "")

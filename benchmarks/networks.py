@@ -323,17 +323,16 @@ def main() -> int:
     if min([args.workers, *(args.batch or []), *(args.size or [])]) < 1:
         parser.error("--workers, --batch and --size take positive numbers")
     layers.set_threads(args.workers)
-    dtypes = args.dtype or layers.DTYPES[: 1 if args.quick else 2]
+
+    def few(values: Sequence[Any]) -> Sequence[Any]:
+        return values[:1] if args.quick else values
+
     cases = [
         Case(network, size, batch, dtype)
-        for dtype in dtypes
+        for dtype in args.dtype or few(layers.DTYPES)
         for network, sizes, batches in (
-            ("LeNet", [28], [8] if args.quick else [1, 8, 64]),
-            (
-                "ResNet-18",
-                args.size or [64, 112][: 1 if args.quick else 2],
-                [1, 8][: 1 if args.quick else 2],
-            ),
+            ("LeNet", [28], few([1, 8, 64])),
+            ("ResNet-18", args.size or few([64, 112]), few([1, 8])),
         )
         if re.search(args.only, network, re.IGNORECASE)
         for size in sizes

@@ -48,7 +48,6 @@ cdef enum:
     SEGMENT = 64        # pixels of a strip, which stays in the first-level cache
     K_MAX = 128         # terms of one accumulator: bounds the rounding errors
     MOST = 6            # alpha
-    W_CHUNK = 16        # channels whose weights are turned at a time
     GRAD_BLOCKS = 4     # blocks of channels of a task of the gradient to the weight
 
 # What the Python side needs to know of the compile-time choices.
@@ -405,21 +404,22 @@ cdef void _transform(
 
 
 cdef void _weights(
-    const Job *job, const int m, Py_ssize_t group, Py_ssize_t panel, T *u, T *buf,
+    const Job *job, const int m, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t first,
+    Py_ssize_t blocks, T *u, T *buf,
 ) noexcept nogil:
-    """The transformed weights of a panel: u[t * u_ld + c * 2 V + lane]."""
-    cdef Py_ssize_t alpha = m + 2, half, rows, m0, c, c0, n, a, t, padded = job.c_blocks * 2 * V
+    """The transformed weights of a panel and some blocks of channels: u[t * u_ld + c * 2 V + …]."""
+    cdef Py_ssize_t alpha = m + 2, half, rows, m0, c, c0, n, a, t, number
     cdef const T *w
     cdef T *turned = buf + MOST * 3 * V
     cdef T *to
     for half in range(2):
         m0 = panel * 2 * V + half * V
         rows = _clip(job.M - m0, 0, V)
-        for t in range(W_CHUNK * 9):
+        for t in range(2 * V * 9):
             vstore(turned + t * V, vzero())
-        for c0 in range(_ceil(padded, W_CHUNK)):
-            c0 *= W_CHUNK
-            n = _clip(job.C - c0, 0, min(W_CHUNK, padded - c0))
+        for number in range(blocks):
+            c0 = (first + number) * 2 * V
+            n = min(job.C - c0, 2 * V)
             w = job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
             if rows > 0 and job.ws[3] == 3 * job.ws[4]:
                 if job.ws[2] == 9 * job.ws[4]:
@@ -433,43 +433,41 @@ cdef void _weights(
                     for a in range(3):
                         _transpose(w + c * job.ws[2] + a * job.ws[3], job.ws[1], job.ws[4], rows,
                                    3, turned + (c * 9 + a * 3) * V, V)
-            for c in range(min(W_CHUNK, padded - c0)):
-                to = u + (c0 + c) * 2 * V + half * V
+            to = u + number * 2 * V * 2 * V + half * V
+            for c in range(2 * V):
                 if c >= n:
                     for t in range(alpha * alpha):
                         vstore(to + t * job.u_ld, vzero())
-                    continue
-                for t in range(3):
-                    _g(m, turned + (c * 9 + t) * V, 3 * V, buf + t * V, 3 * V)
-                for t in range(alpha):
-                    _g(m, buf + t * 3 * V, V, to + t * alpha * job.u_ld, job.u_ld)
+                else:
+                    for t in range(3):
+                        _g(m, turned + (c * 9 + t) * V, 3 * V, buf + t * V, 3 * V)
+                    for t in range(alpha):
+                        _g(m, buf + t * 3 * V, V, to + t * alpha * job.u_ld, job.u_ld)
+                to += 2 * V
 
 
 cdef void _products(
-    const Job *job, const int m, const T *v, Py_ssize_t tiles, const T *u, T *p,
+    const Job *job, const int m, const T *v, Py_ssize_t tiles, Py_ssize_t first,
+    Py_ssize_t blocks, const T *u, T *p,
 ) noexcept nogil:
-    """p[t, tile, :] = sum over c of v[t, c, tile] * u[t, c, :]."""
-    cdef Py_ssize_t t, b, q, rows, n, here, parts = _ceil(tiles, M_MAX), deep = K_MAX // (2 * V)
+    """p[t, tile, :] = sum over some channels of v[t, c, tile] * u[t, c, :]; added but the first."""
+    cdef Py_ssize_t t, b, q, rows, n, parts = _ceil(tiles, M_MAX)
     cdef Py_ssize_t row[K_MAX]
     cdef T tile[12 * 2 * 8]
     cdef const T *a
     cdef T *dst
-    for b in range(deep):
+    for b in range(blocks):
         row[b] = b * 2 * V * 2 * V
     for t in range((m + 2) * (m + 2)):
-        b = 0
-        while b < job.c_blocks:
-            here = min(deep, job.c_blocks - b)
-            for n in range(parts):
-                q = _part(tiles, parts, n)
-                rows = _part(tiles, parts, n + 1) - q
-                a = v + t * job.v_ld + (b * tiles + q) * 2 * V
-                dst = p + t * job.p_ld + q * 2 * V
-                _micro_rows(a, tiles * 2 * V, 1, 2 * V, u + t * job.u_ld + b * 2 * V * 2 * V, row,
-                            here, 2 * V, 2 * V, dst if b == 0 else tile, 2 * V, rows, 2)
-                if b > 0:
-                    _add(tile, 2 * V, dst, 2 * V, rows)
-            b += here
+        for n in range(parts):
+            q = _part(tiles, parts, n)
+            rows = _part(tiles, parts, n + 1) - q
+            a = v + t * job.v_ld + (first * tiles + q) * 2 * V
+            dst = p + t * job.p_ld + q * 2 * V
+            _micro_rows(a, tiles * 2 * V, 1, 2 * V, u + t * job.u_ld, row, blocks, 2 * V, 2 * V,
+                        dst if first == 0 else tile, 2 * V, rows, 2)
+            if first > 0:
+                _add(tile, 2 * V, dst, 2 * V, rows)
 
 
 cdef void _outputs(
@@ -534,19 +532,26 @@ cdef void _output_task(
     Py_ssize_t group, Py_ssize_t panel, T *scratch,
 ) noexcept nogil:
     """A panel of the outputs of some parts, whose pixels are transformed."""
-    cdef Py_ssize_t size = (m + 2) * (m + 2), sub
+    cdef Py_ssize_t size = (m + 2) * (m + 2), sub, b, here, deep = K_MAX // (2 * V)
     cdef T *strip = scratch
-    cdef T *products = strip + MOST * (SEGMENT + 2) * V
-    cdef T *u = products + size * job.p_ld
-    if job.u == NULL:
-        _weights(job, m, group, panel, u, strip)
-    else:
-        u = job.u + (group * job.panels + panel) * size * job.u_ld
-    for sub in range(first, first + subs):
-        _products(job, m, job.v + slot * size * job.v_ld, _sub(job, sub + 1) - _sub(job, sub), u,
-                  products)
-        _outputs(job, m, _sub(job, sub), _sub(job, sub + 1), group, panel, products, strip)
-        slot += 1
+    cdef T *own = strip + MOST * (SEGMENT + 2) * V
+    cdef T *products = own + (size * job.u_ld if job.u == NULL else 0)
+    cdef const T *u = own
+    b = 0
+    while b < job.c_blocks:
+        here = min(deep, job.c_blocks - b)
+        if job.u == NULL:
+            _weights(job, m, group, panel, b, here, own, strip)
+        else:
+            u = (job.u + (group * job.panels + panel) * size * job.u_ld + b * 2 * V * 2 * V)
+        for sub in range(subs):
+            _products(job, m, job.v + (slot + sub) * size * job.v_ld,
+                      _sub(job, first + sub + 1) - _sub(job, first + sub), b, here, u,
+                      products + sub * size * job.p_ld)
+        b += here
+    for sub in range(subs):
+        _outputs(job, m, _sub(job, first + sub), _sub(job, first + sub + 1), group, panel,
+                 products + sub * size * job.p_ld, strip)
 
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
@@ -567,7 +572,7 @@ cdef void _run(
         if job.u != NULL:
             for t in prange(job.groups * job.panels, schedule="dynamic", num_threads=workers,
                             use_threads_if=workers > 1):
-                _weights(job, m, t // job.panels, t % job.panels,
+                _weights(job, m, t // job.panels, t % job.panels, 0, job.c_blocks,
                          job.u + t * (m + 2) * (m + 2) * job.u_ld, scratch + threadid() * room)
         for group in range(job.groups):
             first = 0
@@ -619,7 +624,7 @@ def winograd(
 ):
     """y = x correlated with w.  Complex: channels, rows of w and bias count re and im."""
     cdef Job job
-    cdef Py_ssize_t n, k, room, width, size = (m + 2) * (m + 2)
+    cdef Py_ssize_t n, k, room, width, deep, size = (m + 2) * (m + 2)
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
     cdef void *base = NULL
     cdef T *at
@@ -638,15 +643,16 @@ def winograd(
         return
     job.most = _ceil(job.tiles, job.subs)
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
-    job.u_ld = _odd(job.c_blocks * 2 * V * 2 * V)
     job.p_ld = _odd(job.most * 2 * V)
     # Many weights and few tiles: each panel's weights are transformed where they are used.
     alone = (job.subs * size * job.v_ld <= _SHARED
-             and job.panels * size * job.u_ld > _U_SMALL)
+             and job.panels * size * job.c_blocks * 2 * V * 2 * V > _U_SMALL)
+    deep = min(job.c_blocks, K_MAX // (2 * V)) if alone else job.c_blocks
+    job.u_ld = _odd(deep * 2 * V * 2 * V)
     width = job.subs if alone else min(job.subs, workers)
-    room = _round_up(MOST * (SEGMENT + 2) * V, ALIGN) + size * job.p_ld + (
-        size * job.u_ld if alone else 0)
-    room = _round_up(max(room, (MOST * 3 + W_CHUNK * 9) * V), ALIGN)
+    room = MOST * (SEGMENT + 2) * V + (size * (job.u_ld + width * job.p_ld) if alone
+                                       else size * job.p_ld)
+    room = _round_up(room, ALIGN)
     n = width * size * job.v_ld
     k = 0 if alone else job.groups * job.panels * size * job.u_ld
     try:
