@@ -565,18 +565,30 @@ def conv2d(
     padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, optional
         What the added pixels hold: zeros, ``c b | a b c | b a``, ``a a | a b c | c c`` or
         ``b c | a b c | a b``.  Any amount may be added.
+    activation : {None, 'relu'}, optional
+        What is made of the sums: ``max(y, 0)`` by 'relu', in which NaN stays; for real numbers.
+        Default None: nothing.
+    channels_last : bool, optional
+        Whether the channels of `x`, `out` and the result come last, (N, H, W, C) or (H, W, C), as
+        in images from files.  `x` is not copied, and `weight` is the same.  Default False.
     out : ndarray, optional
         Array for the result, of its shape and dtype.
-    method : {'auto', 'direct'}, optional
-        Algorithm: 'direct' keeps channels that do not mix from the methods that
-        `correlate2d` chooses from for large kernels; all others are direct sums anyway.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm.  'direct' sums all products.  'winograd' and 'winograd4' are Winograd's
+        F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) [2]_: 2.25 and 4 times fewer products, but larger
+        errors; for kernels of 3 x 3, stride 1, dilation 1 and channels that mix.  Default
+        'auto': the one that is predicted to be fastest, 'winograd4' in float64 only or as `rtol`
+        allows.
+    rtol : float, optional
+        Error, relative to the largest element of the exact result, up to which 'auto' may take
+        any method.  Default None.
     workers : int, optional
         Number of threads; negative numbers count back from the CPUs.  Default: see
         `get_workers`, fewer for small work.  The result's bits do not depend on it.
 
     Returns
     -------
-    ndarray, shape (N, O, oh, ow) or (O, oh, ow)
+    ndarray, shape (N, O, oh, ow) or (O, oh, ow); with channels last (N, oh, ow, O) or (oh, ow, O)
         ``y[n, o, i, j] = bias[o] + sum over c, a, b of x[n, c, i * stride + a * dilation - top,
         j * stride + b * dilation - left] * weight[o, c, a, b]``; nothing is conjugated.
         float32, float64, complex64 or complex128: NumPy's promotion of the operands.
@@ -584,8 +596,8 @@ def conv2d(
     Raises
     ------
     ValueError
-        If shapes do not fit each other, the padded image is smaller than the kernel, or an
-        argument is out of range.
+        If shapes do not fit each other, the padded image is smaller than the kernel, an argument
+        is out of range, `method` does not fit the layer, or `activation` the dtype.
     TypeError
         If an argument is of the wrong type, or the operands promote to another dtype (integers
         alone do).
@@ -601,15 +613,21 @@ def conv2d(
     The sum is a product of two matrices, of which the one made of the image's windows is never
     formed: tiles of it are packed as they are needed [1]_, at most a few hundred kilobytes a
     thread.  Packed weights take the room of the weights.  Channels that do not mix (``groups``
-    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`.
+    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`, which has
+    methods of its own for large kernels; ``method='direct'`` keeps from those too.
 
-    A result y has an error of at most about ``eps * K * sum |x| |weight|`` with K the smaller of
-    384 and the number of terms, plus one rounding for every 192 terms.
+    For the gradients of a layer with ``activation='relu'`` give `conv2d_backward` the gradient
+    ``dy * (y > 0)``.
+
+    Summed directly, a result y has an error of at most about ``eps * K * sum |x| |weight|`` with K
+    the smaller of 384 and the number of terms, plus one rounding for every 192 terms.
 
     References
     ----------
     .. [1] K. Goto and R. A. van de Geijn, "Anatomy of high-performance matrix multiplication",
        ACM Trans. Math. Softw. 34 (3), 2008.  :doi:`10.1145/1356052.1356053`
+    .. [2] A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", 2015.
+       :arxiv:`1509.09308`
 
     Examples
     --------
@@ -623,6 +641,16 @@ def conv2d(
     >>> y[0, 1]
     array([[53., 61.],
            [77., 85.]])
+
+    A photograph has its channels last.  Its horizontal slopes, where they rise:
+
+    >>> photo = np.zeros((4, 5, 3), np.uint8)
+    >>> photo[:, 3:] = 10, 20, 30  # dark, then a colour
+    >>> slope = np.tile(np.float32([[-1, 0, 1]]), (1, 3, 1, 1))
+    >>> conv2d(photo, slope, activation="relu", channels_last=True).shape
+    (4, 3, 1)
+    >>> conv2d(photo, slope, activation="relu", channels_last=True)[0, :, 0]
+    array([ 0., 60., 60.], dtype=float32)
     """
     a, w = _operand(x, "x"), _operand(weight, "weight")
     b = None if bias is None else _operand(bias, "bias")
@@ -700,11 +728,16 @@ def conv2d_backward(
     Parameters
     ----------
     dy : array_like, shape (N, O, oh, ow) or (O, oh, ow)
-        Gradient of some number to the result.
-    x, weight, stride, padding, dilation, groups, padding_mode
+        Gradient of some number to the result, in its shape: with `channels_last`
+        (N, oh, ow, O) or (oh, ow, O).
+    x, weight, stride, padding, dilation, groups, padding_mode, channels_last
         As they were given to `conv2d`.
     needs : sequence of {'x', 'weight', 'bias'}, optional
         The gradients wanted.  Default all.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm, as for `conv2d`.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, for each gradient by itself.
     workers : int, optional
         Number of threads, as for `conv2d`.
 
@@ -727,7 +760,7 @@ def conv2d_backward(
 
     See Also
     --------
-    conv2d : the function itself.
+    conv2d : the function itself, without its activation.
 
     Notes
     -----
@@ -845,12 +878,18 @@ def conv_transpose2d(
         Divides the channels, as for `conv2d`.  Default 1.
     dilation : int or pair of int, optional
         Distance between the taps of a kernel.  Default 1.
+    channels_last : bool, optional
+        Whether the channels of `x` and the result come last, as for `conv2d`.  Default False.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm, as for `conv2d`.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, as for `conv2d`.
     workers : int, optional
         Number of threads, as for `conv2d`.
 
     Returns
     -------
-    ndarray, shape (N, O, oh, ow) or (O, oh, ow)
+    ndarray, shape (N, O, oh, ow) or (O, oh, ow); with channels last (N, oh, ow, O) or (oh, ow, O)
         With ``oh = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1``;
         in the promoted dtype.  Nothing is conjugated.
 
@@ -868,6 +907,8 @@ def conv_transpose2d(
     -----
     Each of the ``stride**2`` phases of the result is a convolution of its own at stride 1, with
     the taps that meet it [1]_.
+
+    There is no `activation`: `numpy.maximum` makes one of the result.
 
     References
     ----------
@@ -951,11 +992,15 @@ def conv_transpose2d_backward(
     Parameters
     ----------
     dy : array_like, shape (N, O, oh, ow) or (O, oh, ow)
-        Gradient of some number to the result.
-    x, weight, stride, padding, output_padding, groups, dilation
+        Gradient of some number to the result, in its shape.
+    x, weight, stride, padding, output_padding, groups, dilation, channels_last
         As they were given to `conv_transpose2d`.
     needs : sequence of {'x', 'weight', 'bias'}, optional
         The gradients wanted.  Default all.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm, as for `conv2d`.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, for each gradient by itself.
     workers : int, optional
         Number of threads, as for `conv2d`.
 
@@ -1027,18 +1072,18 @@ def conv2d_output_shape(
     Parameters
     ----------
     input_shape : sequence of int
-        Shape of `x`: (N, C, H, W) or (C, H, W).
+        Shape of `x`: (N, C, H, W) or (C, H, W); with `channels_last` (N, H, W, C) or (H, W, C).
     out_channels : int
         Output channels O.
     kernel_size : int or pair of int
         Rows and columns of the kernels.
-    stride, padding, dilation
+    stride, padding, dilation, channels_last
         As for `conv2d`.
 
     Returns
     -------
     tuple of int
-        (N, O, oh, ow) or (O, oh, ow), with
+        (N, O, oh, ow) or (O, oh, ow), or that with O last, with
         ``oh = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1``.
 
     Raises
@@ -1056,6 +1101,8 @@ def conv2d_output_shape(
     >>> from fastcorr import conv2d_output_shape
     >>> conv2d_output_shape((8, 3, 224, 224), 64, 7, stride=2, padding=3)
     (8, 64, 112, 112)
+    >>> conv2d_output_shape((224, 224, 3), 64, 7, stride=2, padding=3, channels_last=True)
+    (112, 112, 64)
     """
     try:
         shape = tuple(operator.index(n) for n in input_shape)
