@@ -161,6 +161,18 @@ def test_needs_and_lists_with_channels_last(rng):
         np.testing.assert_array_equal(got[n], every[n])
 
 
+def test_kernels_larger_than_the_image_with_channels_last(rng):
+    """Of channels that do not mix, the gradient to the image goes another way there."""
+    x, weight = cases.integers(rng, (2, 3, 4, 3), "d"), cases.integers(rng, (3, 1, 5, 5), "d")
+    y = conv_transpose2d(x, weight, groups=3, channels_last=True)
+    right = conv_oracle.conv_transpose2d(first(x), weight, groups=3)
+    np.testing.assert_array_equal(first(y), right)
+    assert y.flags.c_contiguous
+    dx = conv2d_backward(x, y, weight, groups=3, channels_last=True, needs="x")[0]
+    np.testing.assert_array_equal(dx, y)
+    assert dx.flags.c_contiguous
+
+
 def test_no_images_with_channels_last():
     x, weight = np.ones((0, 5, 6, 3)), np.ones((4, 3, 2, 3))
     y = conv2d(x, weight, padding=1, channels_last=True, activation="relu")
