@@ -4,13 +4,15 @@ Every call goes one way: shapes, types and names are checked and become a plan (
 is kept; then the kernels compute one of two sums (`layer`, `weight_grad`).  The gradient to
 the input is the first of them again, once for each phase of the stride (`input_grad`), and a
 transposed convolution is that gradient.  Channels that do not mix, at stride 1, go to the
-single-channel kernels of `correlate2d`.
+single-channel kernels of `correlate2d`.  Behind the checks all images are (N, C, H, W); those
+that come with the channels last are views.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, overload
@@ -39,6 +41,8 @@ PADDING_MODES = {
 
 # ---------------------------------------------------------------- what shapes and types decide
 
+
+METHODS = "auto", "direct", "winograd", "winograd4"
 
 # A thread must save more than it costs to wake: about 60 us of work.
 _MACS_PER_WORKER = 1 << 22
@@ -101,6 +105,64 @@ def _fit(
     return rows, cols
 
 
+def check_method(method: str, kernel: Pair, stride: Pair, dilation: Pair, mixed: bool) -> bool:
+    """Whether Winograd's algorithm fits a layer, whose channels are mixed or not.
+
+    Raises ValueError where it does not and is asked for.
+    """
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    fits = mixed and kernel == (3, 3) and stride == dilation == (1, 1)
+    if not fits and method.startswith("winograd"):
+        what = f"a kernel of {kernel[0]} x {kernel[1]}, stride {stride}, dilation {dilation}"
+        raise ValueError(
+            f"method={method!r} needs a kernel of 3 x 3, stride 1, dilation 1 and channels that "
+            f"mix, got {what}" + ("" if mixed else " and a group for each channel")
+        )
+    return fits
+
+
+def check_rtol(rtol: object) -> float | None:
+    """A relative tolerance as Python's float, or None."""
+    if rtol is None:
+        return None
+    if not isinstance(rtol, numbers.Real) or isinstance(rtol, bool):
+        raise TypeError(f"rtol must be a number or None, got {rtol!r}")
+    try:
+        value = float(rtol)
+    except OverflowError:  # of a long integer
+        value = math.inf
+    if not 0 < value < math.inf:
+        raise ValueError(f"rtol must be positive and finite, got {rtol!r}")
+    return value
+
+
+def _winograd(
+    method: str, dtype: DType, x: tuple[int, ...], y: tuple[int, ...], groups: int,
+    rtol: float | None,
+) -> int:  # fmt: skip
+    """The m of Winograd's F(m x m, 3 x 3) that computes y from x, 0 for the direct sum."""
+    return 0
+
+
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(..., H, W, C) -> (..., C, H, W)."""
+    return (*shape[:-3], shape[-1], *shape[-3:-1])
+
+
+def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(..., C, H, W) -> (..., H, W, C)."""
+    return (*shape[:-3], *shape[-2:], shape[-3])
+
+
+def _layout(channels_last: object) -> tuple[bool, str]:
+    """Whether the channels come last, and what shapes of images then are."""
+    if not isinstance(channels_last, (bool, np.bool_)):
+        raise TypeError(f"channels_last must be True or False, got {channels_last!r}")
+    names = "(N, H, W, C) or (H, W, C)" if channels_last else "(N, C, H, W) or (C, H, W)"
+    return bool(channels_last), names
+
+
 _DTYPES = {"f": (4, 8), "c": (8, 16)}
 
 
@@ -138,16 +200,22 @@ class _Plan:
         groups: object,
         padding_mode: object,
         output_padding: object,
+        activation: object,
+        method: str,
+        rtol: float | None,
+        channels_last: object,
     ) -> None:
         transposed = function.startswith("conv_transpose2d")
         self.dtype = _result_dtype(function, **dict(dtypes))
+        self.channels_last, names = _layout(channels_last)
         if len(x) not in (3, 4):
-            raise ValueError(f"x must be (N, C, H, W) or (C, H, W), got shape {x}")
+            raise ValueError(f"x must be {names}, got shape {x}")
         if len(w) != 4:
             names = "(C, O / groups, kh, kw)" if transposed else "(O, C / groups, kh, kw)"
             raise ValueError(f"weight must be {names}, got shape {w}")
         self.batched = len(x) == 4
-        N, C, H, W = x if self.batched else (1, *x)
+        C, H, W = _channels_first(x)[-3:] if self.channels_last else x[-3:]
+        N = x[0] if self.batched else 1
         self.stride = _size(stride, "stride", 1)
         self.dilation = _size(dilation, "dilation", 1)
         try:
@@ -166,6 +234,11 @@ class _Plan:
                 f"padding_mode must be one of {tuple(PADDING_MODES)}, got {padding_mode!r}"
             )
         bound = PADDING_MODES[padding_mode]
+        self.relu = activation is not None
+        if self.relu and (not isinstance(activation, str) or activation != "relu"):
+            raise ValueError(f"activation must be None or 'relu', got {activation!r}")
+        if self.relu and self.dtype.kind == "c":
+            raise ValueError(f"activation='relu' needs numbers with an order, not {self.dtype}")
         self.bounds = (bound, bound)
         self.codes = CODES[bound], CODES[bound]
         self.kernel = w[2], w[3]
@@ -215,7 +288,8 @@ class _Plan:
             if bound != "fill" and 0 in (H, W):
                 raise ValueError(f"padding_mode={padding_mode!r} cannot continue an empty x, {x}")
         self.x, self.y = (N, C, H, W), (N, O, out[0], out[1])
-        self.shape = self.y if self.batched else self.y[1:]
+        shape: tuple[int, ...] = self.y if self.batched else self.y[1:]
+        self.shape = _channels_last(shape) if self.channels_last else shape
         if transposed:
             self.x, self.y = self.y, self.x
         self.before = self.pads[0][0], self.pads[1][0]
@@ -225,7 +299,8 @@ class _Plan:
         )
         # Channels that do not mix are so many correlations; with a stride so are the gradients,
         # phase by phase.
-        apart = self.x[1] == self.y[1] == G and self.dilation == (1, 1)
+        mixed = not self.x[1] == self.y[1] == G
+        apart = not mixed and self.dilation == (1, 1)
         self.single = apart and self.stride == (1, 1)
         self.single_back = self.single or (apart and bound == "fill")
         self.down, self.across = (
@@ -234,6 +309,13 @@ class _Plan:
                 self.x[2:], self.kernel, self.stride, self.dilation, self.before, strict=True
             )
         )
+        # Forward, x to y; and back.
+        self.winograd = self.winograd_back = 0
+        if check_method(method, self.kernel, self.stride, self.dilation, mixed):
+            choose = functools.partial(_winograd, method, self.dtype)
+            self.winograd = choose(self.x, self.y, G, rtol)
+            self.winograd_back = choose(self.y, self.x, G, rtol)
+        self.method = method
         macs = math.prod(self.y) * math.prod(w[1:]) * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = max(1, macs // _MACS_PER_WORKER)
         self.module, lanes = kernels(self.dtype)
@@ -244,6 +326,22 @@ class _Plan:
         G = self.groups
         w = weight.astype(self.dtype, copy=False)
         return w.reshape(G, w.shape[0] // G, *w.shape[1:])
+
+    def nchw(self, a: Array) -> Array:
+        """The view of images with a batch axis and with the channels before the rows."""
+        a = a if self.batched else a[None]
+        return a.transpose(0, 3, 1, 2) if self.channels_last else a
+
+    def given(self, a: Array) -> Array:
+        """The view of (N, C, H, W) as the caller's images are."""
+        a = a.transpose(0, 2, 3, 1) if self.channels_last else a
+        return a if self.batched else a[0]
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """New images (N, C, H, W), of which the caller's view is contiguous."""
+        if self.channels_last:
+            return np.empty(_channels_last(shape), self.dtype).transpose(0, 3, 1, 2)
+        return np.empty(shape, self.dtype)
 
     def planes(self, a: Array) -> Array:
         """Images of one channel without the axes that kernels of one channel need not see."""
@@ -274,37 +372,52 @@ def _plan(
     groups: object,
     padding_mode: object,
     output_padding: object = None,
+    *,
+    activation: object = None,
+    method: str,
+    rtol: object,
+    channels_last: object,
 ) -> _Plan:
-    arguments = (stride, padding, dilation, groups, padding_mode, output_padding)
-    make = _make_plan if _plain(arguments) else _Plan
-    return make(function, x.shape, weight.shape, bias, dtypes, *arguments)
+    arguments = (
+        stride, padding, dilation, groups, padding_mode, output_padding, activation, method,
+    )  # fmt: skip
+    make = _make_plan if _plain(arguments) and type(channels_last) is bool else _Plan
+    return make(
+        function, x.shape, weight.shape, bias, dtypes, *arguments, check_rtol(rtol), channels_last
+    )
 
 
 def _operand(value: npt.ArrayLike, name: str) -> Array:
     return value if type(value) is np.ndarray else _asarray(value, name)
 
 
-def _nchw(a: Array, plan: _Plan, dtype: DType) -> Array:
-    """With a batch axis, in the type of the result."""
-    if a.dtype is not dtype:
-        a = a.astype(dtype, copy=False)
-    return a if plan.batched else a[None]
+def _nchw(a: Array, plan: _Plan) -> Array:
+    """As the kernels take images, in the type of the result."""
+    if a.dtype is not plan.dtype:
+        a = a.astype(plan.dtype, copy=False)
+    return plan.nchw(a)
 
 
-def _forward(
-    plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array, n: int, method: str
-) -> None:
+def _relu(y: Array) -> None:
+    """max(y, 0); NaN stays, and what is not positive becomes +0."""
+    np.maximum(y, 0, out=y)
+    np.add(y, 0, out=y)  # of +0 and -0 either may be NumPy's maximum
+
+
+def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array, n: int) -> None:
     if plan.single:
         k = plan.planes(weight.astype(plan.dtype, "C").reshape(plan.groups, 1, *plan.kernel))
         k = k if k.ndim == 2 else k[:, 0]
         offset = -plan.before[0], -plan.before[1]
         xs, ys = plan.planes(x), plan.planes(y)
-        run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n, method)
+        run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n, plan.method)
         if bias is not None:
             np.add(y, bias[:, None, None], out=y)
     else:
         w = plan.weight(weight)
         layer(x, w, y, bias, plan.rows, plan.cols, plan.stride, plan.codes, n)
+    if plan.relu:
+        _relu(y)
 
 
 def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
@@ -319,11 +432,12 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
         if plan.bounds[0] != "fill" or (plan.single and small):
             corner = -plan.before[0], -plan.before[1]
             dx = image_grad(
-                plan.module, gs, np.conjugate(k), plan.x[2:], corner, plan.bounds, plan.zero, n
-            )
+                plan.module, gs, np.conjugate(k), plan.x[2:], corner, plan.bounds, plan.zero, n,
+                plan.method,
+            )  # fmt: skip
             return dx.reshape(plan.x)
         # The same without what that does for boundaries and large kernels.
-        dx = np.empty(plan.x, plan.dtype)
+        dx = plan.empty(plan.x)
         if len(plan.down) < plan.stride[0] or len(plan.across) < plan.stride[1]:
             dx[...] = 0
         for rows, every_a, at_u in plan.down:
@@ -331,10 +445,10 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
                 taps = np.ascontiguousarray(k[..., every_a, every_b][..., ::-1, ::-1])
                 phase = plan.planes(dx)[..., at_u, at_v]
                 corner = rows[-1], cols[-1]
-                run(plan.module, gs, taps, phase, corner, plan.codes, plan.zero, n)
+                run(plan.module, gs, taps, phase, corner, plan.codes, plan.zero, n, plan.method)
         return dx
     w = plan.weight(weight)
-    dx = np.empty(plan.x, plan.dtype)
+    dx = plan.empty(plan.x)
 
     def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
         if out is None:
@@ -417,8 +531,11 @@ def conv2d(
     groups: SupportsIndex = 1,
     *,
     padding_mode: str = "zeros",
+    activation: str | None = None,
+    channels_last: bool = False,
     out: Array | None = None,
     method: str = "auto",
+    rtol: float | None = None,
     workers: SupportsIndex | None = None,
 ) -> Array:
     """Convolution layer: every output channel is a sum of correlations of the input channels.
@@ -448,18 +565,30 @@ def conv2d(
     padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, optional
         What the added pixels hold: zeros, ``c b | a b c | b a``, ``a a | a b c | c c`` or
         ``b c | a b c | a b``.  Any amount may be added.
+    activation : {None, 'relu'}, optional
+        What is made of the sums: ``max(y, 0)`` by 'relu', in which NaN stays; for real numbers.
+        Default None: nothing.
+    channels_last : bool, optional
+        Whether the channels of `x`, `out` and the result come last, (N, H, W, C) or (H, W, C), as
+        in images from files.  `x` is not copied, and `weight` is the same.  Default False.
     out : ndarray, optional
         Array for the result, of its shape and dtype.
-    method : {'auto', 'direct'}, optional
-        Algorithm: 'direct' keeps channels that do not mix from the methods that
-        `correlate2d` chooses from for large kernels; all others are direct sums anyway.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm.  'direct' sums all products.  'winograd' and 'winograd4' are Winograd's
+        F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) [2]_: 2.25 and 4 times fewer products, but larger
+        errors; for kernels of 3 x 3, stride 1, dilation 1 and channels that mix.  Default
+        'auto': the one that is predicted to be fastest, 'winograd4' in float64 only or as `rtol`
+        allows.
+    rtol : float, optional
+        Error, relative to the largest element of the exact result, up to which 'auto' may take
+        any method.  Default None.
     workers : int, optional
         Number of threads; negative numbers count back from the CPUs.  Default: see
         `get_workers`, fewer for small work.  The result's bits do not depend on it.
 
     Returns
     -------
-    ndarray, shape (N, O, oh, ow) or (O, oh, ow)
+    ndarray, shape (N, O, oh, ow) or (O, oh, ow); with channels last (N, oh, ow, O) or (oh, ow, O)
         ``y[n, o, i, j] = bias[o] + sum over c, a, b of x[n, c, i * stride + a * dilation - top,
         j * stride + b * dilation - left] * weight[o, c, a, b]``; nothing is conjugated.
         float32, float64, complex64 or complex128: NumPy's promotion of the operands.
@@ -467,8 +596,8 @@ def conv2d(
     Raises
     ------
     ValueError
-        If shapes do not fit each other, the padded image is smaller than the kernel, or an
-        argument is out of range.
+        If shapes do not fit each other, the padded image is smaller than the kernel, an argument
+        is out of range, `method` does not fit the layer, or `activation` the dtype.
     TypeError
         If an argument is of the wrong type, or the operands promote to another dtype (integers
         alone do).
@@ -484,15 +613,21 @@ def conv2d(
     The sum is a product of two matrices, of which the one made of the image's windows is never
     formed: tiles of it are packed as they are needed [1]_, at most a few hundred kilobytes a
     thread.  Packed weights take the room of the weights.  Channels that do not mix (``groups``
-    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`.
+    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`, which has
+    methods of its own for large kernels; ``method='direct'`` keeps from those too.
 
-    A result y has an error of at most about ``eps * K * sum |x| |weight|`` with K the smaller of
-    384 and the number of terms, plus one rounding for every 192 terms.
+    For the gradients of a layer with ``activation='relu'`` give `conv2d_backward` the gradient
+    ``dy * (y > 0)``.
+
+    Summed directly, a result y has an error of at most about ``eps * K * sum |x| |weight|`` with K
+    the smaller of 384 and the number of terms, plus one rounding for every 192 terms.
 
     References
     ----------
     .. [1] K. Goto and R. A. van de Geijn, "Anatomy of high-performance matrix multiplication",
        ACM Trans. Math. Softw. 34 (3), 2008.  :doi:`10.1145/1356052.1356053`
+    .. [2] A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", 2015.
+       :arxiv:`1509.09308`
 
     Examples
     --------
@@ -506,15 +641,23 @@ def conv2d(
     >>> y[0, 1]
     array([[53., 61.],
            [77., 85.]])
+
+    A photograph has its channels last.  Its horizontal slopes, where they rise:
+
+    >>> photo = np.zeros((4, 5, 3), np.uint8)
+    >>> photo[:, 3:] = 10, 20, 30  # dark, then a colour
+    >>> slope = np.tile(np.float32([[-1, 0, 1]]), (1, 3, 1, 1))
+    >>> conv2d(photo, slope, activation="relu", channels_last=True).shape
+    (4, 3, 1)
+    >>> conv2d(photo, slope, activation="relu", channels_last=True)[0, :, 0]
+    array([ 0., 60., 60.], dtype=float32)
     """
     a, w = _operand(x, "x"), _operand(weight, "weight")
     b = None if bias is None else _operand(bias, "bias")
-    if method not in ("auto", "direct"):
-        raise ValueError(f"method must be one of ('auto', 'direct'), got {method!r}")
     dtypes = _dtypes(x=a, weight=w, bias=b)
     plan = _plan(
         "conv2d", a, w, None if b is None else b.shape, dtypes, stride, padding, dilation, groups,
-        padding_mode,
+        padding_mode, activation=activation, method=method, rtol=rtol, channels_last=channels_last,
     )  # fmt: skip
     n = choose_workers(workers, plan.useful_workers)
     target = None
@@ -523,7 +666,7 @@ def conv2d(
     y = np.empty(plan.shape, plan.dtype) if target is None else target
     if b is not None:
         b = b.astype(plan.dtype, "C", copy=False)
-    _forward(plan, _nchw(a, plan, plan.dtype), w, b, y if plan.batched else y[None], n, method)
+    _forward(plan, _nchw(a, plan), w, b, plan.nchw(y), n)
     if out is None:
         return y
     if target is None:
@@ -542,6 +685,9 @@ def conv2d_backward(
     groups: SupportsIndex = ...,
     *,
     padding_mode: str = ...,
+    channels_last: bool = ...,
+    method: str = ...,
+    rtol: float | None = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array, Array, Array]: ...
 @overload
@@ -555,7 +701,10 @@ def conv2d_backward(
     groups: SupportsIndex = ...,
     *,
     padding_mode: str = ...,
+    channels_last: bool = ...,
     needs: Iterable[str],
+    method: str = ...,
+    rtol: float | None = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array | None, Array | None, Array | None]: ...
 def conv2d_backward(
@@ -568,7 +717,10 @@ def conv2d_backward(
     groups: SupportsIndex = 1,
     *,
     padding_mode: str = "zeros",
+    channels_last: bool = False,
     needs: Iterable[str] = ("x", "weight", "bias"),
+    method: str = "auto",
+    rtol: float | None = None,
     workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `conv2d`: the vector-Jacobian product.
@@ -576,11 +728,16 @@ def conv2d_backward(
     Parameters
     ----------
     dy : array_like, shape (N, O, oh, ow) or (O, oh, ow)
-        Gradient of some number to the result.
-    x, weight, stride, padding, dilation, groups, padding_mode
+        Gradient of some number to the result, in its shape: with `channels_last`
+        (N, oh, ow, O) or (oh, ow, O).
+    x, weight, stride, padding, dilation, groups, padding_mode, channels_last
         As they were given to `conv2d`.
     needs : sequence of {'x', 'weight', 'bias'}, optional
         The gradients wanted.  Default all.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm, as for `conv2d`.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, for each gradient by itself.
     workers : int, optional
         Number of threads, as for `conv2d`.
 
@@ -603,7 +760,7 @@ def conv2d_backward(
 
     See Also
     --------
-    conv2d : the function itself.
+    conv2d : the function itself, without its activation.
 
     Notes
     -----
@@ -627,18 +784,17 @@ def conv2d_backward(
     g, a, w = _operand(dy, "dy"), _operand(x, "x"), _operand(weight, "weight")
     plan = _plan(
         "conv2d_backward", a, w, None, _dtypes(x=a, weight=w, dy=g), stride, padding, dilation,
-        groups, padding_mode,
+        groups, padding_mode, method=method, rtol=rtol, channels_last=channels_last,
     )  # fmt: skip
     _check_grad(g, plan, a, w)
     need_x, need_w, need_b = _needed(needs)
     n = choose_workers(workers, plan.useful_workers)
-    g4 = _nchw(g, plan, plan.dtype)
+    g4 = _nchw(g, plan)
     dx = dw = db = None
     if need_x:
-        dx = _to_input(plan, g4, _conj(w), n)
-        dx = _like(dx if plan.batched else dx[0], a.dtype)
+        dx = _like(plan.given(_to_input(plan, g4, _conj(w), n)), a.dtype)
     if need_w:
-        x4 = _nchw(a, plan, plan.dtype)
+        x4 = _nchw(a, plan)
         dw = _like(_to_weight(plan, x4, g4, n).reshape(w.shape), w.dtype)
     if need_b:
         db = _like(_bias_grad(g4), g.dtype)
@@ -662,7 +818,9 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
         xs, gs = plan.planes(x), plan.planes(g)
         if plan.single:
             offset = -plan.before[0], -plan.before[1]
-            dw = kernel_grad(plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n)
+            dw = kernel_grad(
+                plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n, plan.method
+            )
         else:
             dw = np.zeros((*gs.shape[:-2], *plan.kernel), plan.dtype)
             down, across = (
@@ -675,7 +833,7 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
                     taps = dw[..., every_a, every_b]
                     taps[...] = kernel_grad(
                         plan.module, part, gs, taps.shape[-2:], (at_a, at_b), plan.codes,
-                        plan.zero, n,
+                        plan.zero, n, plan.method,
                     )  # fmt: skip
         return dw if dw.ndim == 2 else dw.sum(axis=0, dtype=dw.dtype)
     return weight_grad(x, g, plan.groups, plan.rows, plan.cols, plan.stride, plan.codes, n)
@@ -691,6 +849,9 @@ def conv_transpose2d(
     groups: SupportsIndex = 1,
     dilation: IntOrPair = 1,
     *,
+    channels_last: bool = False,
+    method: str = "auto",
+    rtol: float | None = None,
     workers: SupportsIndex | None = None,
 ) -> Array:
     """Transposed convolution: what `conv2d` with this weight sends back to its input.
@@ -717,12 +878,18 @@ def conv_transpose2d(
         Divides the channels, as for `conv2d`.  Default 1.
     dilation : int or pair of int, optional
         Distance between the taps of a kernel.  Default 1.
+    channels_last : bool, optional
+        Whether the channels of `x` and the result come last, as for `conv2d`.  Default False.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm, as for `conv2d`.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, as for `conv2d`.
     workers : int, optional
         Number of threads, as for `conv2d`.
 
     Returns
     -------
-    ndarray, shape (N, O, oh, ow) or (O, oh, ow)
+    ndarray, shape (N, O, oh, ow) or (O, oh, ow); with channels last (N, oh, ow, O) or (oh, ow, O)
         With ``oh = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1``;
         in the promoted dtype.  Nothing is conjugated.
 
@@ -740,6 +907,8 @@ def conv_transpose2d(
     -----
     Each of the ``stride**2`` phases of the result is a convolution of its own at stride 1, with
     the taps that meet it [1]_.
+
+    There is no `activation`: `numpy.maximum` makes one of the result.
 
     References
     ----------
@@ -759,13 +928,14 @@ def conv_transpose2d(
     b = None if bias is None else _operand(bias, "bias")
     plan = _plan(
         "conv_transpose2d", a, w, None if b is None else b.shape, _dtypes(x=a, weight=w, bias=b),
-        stride, padding, dilation, groups, "zeros", output_padding,
+        stride, padding, dilation, groups, "zeros", output_padding, method=method, rtol=rtol,
+        channels_last=channels_last,
     )  # fmt: skip
     n = choose_workers(workers, plan.useful_workers)
-    y = _to_input(plan, _nchw(a, plan, plan.dtype), w, n)
+    y = _to_input(plan, _nchw(a, plan), w, n)
     if b is not None:
         np.add(y, b.astype(plan.dtype, copy=False)[:, None, None], out=y)
-    return y if plan.batched else y[0]
+    return np.ascontiguousarray(plan.given(y))
 
 
 @overload
@@ -779,6 +949,9 @@ def conv_transpose2d_backward(
     groups: SupportsIndex = ...,
     dilation: IntOrPair = ...,
     *,
+    channels_last: bool = ...,
+    method: str = ...,
+    rtol: float | None = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array, Array, Array]: ...
 @overload
@@ -792,7 +965,10 @@ def conv_transpose2d_backward(
     groups: SupportsIndex = ...,
     dilation: IntOrPair = ...,
     *,
+    channels_last: bool = ...,
     needs: Iterable[str],
+    method: str = ...,
+    rtol: float | None = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array | None, Array | None, Array | None]: ...
 def conv_transpose2d_backward(
@@ -805,7 +981,10 @@ def conv_transpose2d_backward(
     groups: SupportsIndex = 1,
     dilation: IntOrPair = 1,
     *,
+    channels_last: bool = False,
     needs: Iterable[str] = ("x", "weight", "bias"),
+    method: str = "auto",
+    rtol: float | None = None,
     workers: SupportsIndex | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `conv_transpose2d`: the vector-Jacobian product.
@@ -813,11 +992,15 @@ def conv_transpose2d_backward(
     Parameters
     ----------
     dy : array_like, shape (N, O, oh, ow) or (O, oh, ow)
-        Gradient of some number to the result.
-    x, weight, stride, padding, output_padding, groups, dilation
+        Gradient of some number to the result, in its shape.
+    x, weight, stride, padding, output_padding, groups, dilation, channels_last
         As they were given to `conv_transpose2d`.
     needs : sequence of {'x', 'weight', 'bias'}, optional
         The gradients wanted.  Default all.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm, as for `conv2d`.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, for each gradient by itself.
     workers : int, optional
         Number of threads, as for `conv2d`.
 
@@ -853,20 +1036,21 @@ def conv_transpose2d_backward(
     g, a, w = _operand(dy, "dy"), _operand(x, "x"), _operand(weight, "weight")
     plan = _plan(
         "conv_transpose2d_backward", a, w, None, _dtypes(x=a, weight=w, dy=g), stride, padding,
-        dilation, groups, "zeros", output_padding,
+        dilation, groups, "zeros", output_padding, method=method, rtol=rtol,
+        channels_last=channels_last,
     )  # fmt: skip
     _check_grad(g, plan, a, w)
     need_x, need_w, need_b = _needed(needs)
     n = choose_workers(workers, plan.useful_workers)
-    g4 = _nchw(g, plan, plan.dtype)
+    g4 = _nchw(g, plan)
     dx = dw = db = None
     if need_x:
-        dx = np.empty(plan.y, plan.dtype)
-        _forward(plan, g4, _conj(w), None, dx, n, "auto")
-        dx = _like(dx if plan.batched else dx[0], a.dtype)
+        dx = plan.empty(plan.y)
+        _forward(plan, g4, _conj(w), None, dx, n)
+        dx = _like(plan.given(dx), a.dtype)
     if need_w:
         # The roles of x and dy are exchanged, so the other one would be conjugated.
-        dw = _conj(_to_weight(plan, g4, _nchw(a, plan, plan.dtype), n)).reshape(w.shape)
+        dw = _conj(_to_weight(plan, g4, _nchw(a, plan), n)).reshape(w.shape)
         dw = _like(dw, w.dtype)
     if need_b:
         db = _like(_bias_grad(g4), g.dtype)
@@ -880,24 +1064,26 @@ def conv2d_output_shape(
     stride: IntOrPair = 1,
     padding: Padding = 0,
     dilation: IntOrPair = 1,
+    *,
+    channels_last: bool = False,
 ) -> tuple[int, ...]:
     """Shape of the result of `conv2d`.
 
     Parameters
     ----------
     input_shape : sequence of int
-        Shape of `x`: (N, C, H, W) or (C, H, W).
+        Shape of `x`: (N, C, H, W) or (C, H, W); with `channels_last` (N, H, W, C) or (H, W, C).
     out_channels : int
         Output channels O.
     kernel_size : int or pair of int
         Rows and columns of the kernels.
-    stride, padding, dilation
+    stride, padding, dilation, channels_last
         As for `conv2d`.
 
     Returns
     -------
     tuple of int
-        (N, O, oh, ow) or (O, oh, ow), with
+        (N, O, oh, ow) or (O, oh, ow), or that with O last, with
         ``oh = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1``.
 
     Raises
@@ -915,13 +1101,18 @@ def conv2d_output_shape(
     >>> from fastcorr import conv2d_output_shape
     >>> conv2d_output_shape((8, 3, 224, 224), 64, 7, stride=2, padding=3)
     (8, 64, 112, 112)
+    >>> conv2d_output_shape((224, 224, 3), 64, 7, stride=2, padding=3, channels_last=True)
+    (112, 112, 64)
     """
     try:
         shape = tuple(operator.index(n) for n in input_shape)
     except TypeError:
         raise TypeError(f"input_shape must be a tuple of integers, got {input_shape!r}") from None
+    last, names = _layout(channels_last)
     if len(shape) not in (3, 4) or min(shape) < 0:
-        raise ValueError(f"input_shape must be (N, C, H, W) or (C, H, W), got {input_shape!r}")
+        raise ValueError(f"input_shape must be {names}, got {input_shape!r}")
+    if last:
+        shape = _channels_first(shape)
     try:
         channels = operator.index(out_channels)
     except TypeError:
@@ -932,4 +1123,5 @@ def conv2d_output_shape(
     s, d = _size(stride, "stride", 1), _size(dilation, "dilation", 1)
     pads = _pads(padding, (shape[-2], shape[-1]), k, s, d)
     out = _fit((shape[-2], shape[-1]), k, s, pads, d, padding)
-    return (*shape[:-3], channels, *out)
+    y = (*shape[:-3], channels, *out)
+    return _channels_last(y) if last else y

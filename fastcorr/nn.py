@@ -27,7 +27,14 @@ from typing import IO, TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastcorr.conv import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
+from fastcorr.conv import (
+    check_method,
+    check_rtol,
+    conv2d,
+    conv2d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+)
 from fastcorr.correlate import _asarray
 
 if TYPE_CHECKING:
@@ -660,6 +667,9 @@ class _Conv(Module):
     padding: Any  # what `_padding` or `_pair` made of it
     padding_mode = "zeros"
     output_padding = (0, 0)
+    # Here for the pickles of layers that had none.
+    method = "auto"
+    rtol: float | None = None
 
     def __init__(
         self,
@@ -669,6 +679,8 @@ class _Conv(Module):
         stride: int | Pair,
         dilation: int | Pair,
         groups: int,
+        method: str,
+        rtol: float | None,
     ) -> None:
         self.in_channels = _integer(in_channels, "in_channels", 1)
         self.out_channels = _integer(out_channels, "out_channels", 1)
@@ -680,6 +692,9 @@ class _Conv(Module):
             channels = getattr(self, name)
             if channels % self.groups:
                 raise ValueError(f"{name} must be divisible by groups: {channels} and {groups}")
+        mixed = not self.in_channels == self.out_channels == self.groups
+        check_method(method, self.kernel_size, self.stride, self.dilation, mixed)
+        self.method, self.rtol = method, check_rtol(rtol)
 
     def _start(self, first: int, second: int, bias: bool, dtype: npt.DTypeLike, rng: Rng) -> None:
         """Draw the weight, of that many planes in its first two dimensions, and the bias."""
@@ -729,6 +744,8 @@ class _Conv(Module):
         text += ", bias=False" if self.bias is None else ""
         text += f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else ""
         text += f", dtype={self.weight.dtype}" if self.weight.dtype != np.float32 else ""
+        text += f", method={self.method}" if self.method != "auto" else ""
+        text += f", rtol={self.rtol}" if self.rtol is not None else ""
         return text + ")"
 
 
@@ -753,6 +770,10 @@ class Conv2d(_Conv):
         Whether a number per output channel is added.  Default True.
     padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, optional
         What `padding` puts there.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm of the layer and its gradients, as for `fastcorr.conv2d`.  Default 'auto'.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, as for `fastcorr.conv2d`.
     dtype : dtype, optional
         Type of the parameters, to which inputs are converted.  Default float32.
     rng : int or numpy.random.Generator, optional
@@ -775,7 +796,8 @@ class Conv2d(_Conv):
     Notes
     -----
     Takes (N, C, H, W) or (C, H, W) as PyTorch's, and with one channel in and out also a plain
-    (H, W) image; the output has as many dimensions.
+    (H, W) image; the output has as many dimensions.  Images with the channels last go in as a
+    view, ``images.transpose(0, 3, 1, 2)``, without a copy.
 
     Weight and bias start uniform in ±1/sqrt(n), where n is the number of inputs of an output
     element, as in PyTorch [1]_.  In a complex layer real and imaginary parts are drawn each,
@@ -818,10 +840,14 @@ class Conv2d(_Conv):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
+        method: str = "auto",
+        rtol: float | None = None,
         dtype: npt.DTypeLike = "float32",
         rng: Rng = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, method, rtol
+        )
         self.padding = _padding(padding)
         if not isinstance(padding_mode, str) or padding_mode not in _PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {_PADDING_MODES}, got {padding_mode!r}")
@@ -838,6 +864,8 @@ class Conv2d(_Conv):
             self.dilation,
             self.groups,
             padding_mode=self.padding_mode,
+            method=self.method,
+            rtol=self.rtol,
         )
 
     def _gradients(self, dy: Array, x: Array, needs: tuple[str, ...]) -> tuple[Any, Any, Any]:
@@ -851,6 +879,8 @@ class Conv2d(_Conv):
             self.groups,
             padding_mode=self.padding_mode,
             needs=needs,
+            method=self.method,
+            rtol=self.rtol,
         )
 
 
@@ -876,6 +906,10 @@ class ConvTranspose2d(_Conv):
         Whether a number per output channel is added.  Default True.
     dilation : int or pair of int, optional
         Step from one tap of the kernel to the next.  Default 1.
+    method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
+        Algorithm of the layer and its gradients, as for `fastcorr.conv2d`.  Default 'auto'.
+    rtol : float, optional
+        Error up to which 'auto' may take any method, as for `fastcorr.conv2d`.
     dtype : dtype, optional
         Type of the parameters, to which inputs are converted.  Default float32.
     rng : int or numpy.random.Generator, optional
@@ -923,10 +957,14 @@ class ConvTranspose2d(_Conv):
         bias: bool = True,
         dilation: int | Pair = 1,
         *,
+        method: str = "auto",
+        rtol: float | None = None,
         dtype: npt.DTypeLike = "float32",
         rng: Rng = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, method, rtol
+        )
         self.padding = _pair(padding, "padding", 0)
         self.output_padding = _pair(output_padding, "output_padding", 0)
         for more, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True):
@@ -947,6 +985,8 @@ class ConvTranspose2d(_Conv):
             self.output_padding,
             self.groups,
             self.dilation,
+            method=self.method,
+            rtol=self.rtol,
         )
 
     def _gradients(self, dy: Array, x: Array, needs: tuple[str, ...]) -> tuple[Any, Any, Any]:
@@ -960,6 +1000,8 @@ class ConvTranspose2d(_Conv):
             self.groups,
             self.dilation,
             needs=needs,
+            method=self.method,
+            rtol=self.rtol,
         )
 
 

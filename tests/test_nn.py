@@ -387,6 +387,52 @@ def test_conv2d_takes_all_that_the_function_takes(rng):
     assert nn.Conv2d(3, 2, 3, padding=(0, (2, 1))).padding == ((0, 0), (2, 1))
 
 
+def test_conv2d_takes_a_view_of_images_with_their_channels_last(rng):
+    images = small(rng, (2, 7, 9, 3), "f")
+    layer = nn.Conv2d(3, 2, 3, rng=0)
+    y = layer(images.transpose(0, 3, 1, 2))
+    expected = conv2d(images, layer.weight.data, layer.bias.data, channels_last=True)
+    np.testing.assert_array_equal(y, expected.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "ConvTranspose2d"])
+def test_method_and_rtol_are_those_of_forward_and_backward(kind, monkeypatch):
+    seen = []
+    names = {
+        "Conv2d": ("conv2d", "conv2d_backward"),
+        "ConvTranspose2d": ("conv_transpose2d", "conv_transpose2d_backward"),
+    }[kind]
+
+    def spy(name, function, *args, **kwargs):
+        seen.append((name, kwargs["method"], kwargs["rtol"]))
+        return function(*args, **kwargs)
+
+    for name in names:
+        monkeypatch.setattr(nn, name, partial(spy, name, getattr(nn, name)))
+    make = getattr(nn, kind)
+    x = np.ones((3, 8, 8))
+    for method, rtol in [("auto", None), ("winograd", None), ("winograd4", 1e-3), ("direct", 1)]:
+        layer = make(3, 2, 3, method=method, rtol=rtol)
+        layer.backward(layer(x))
+        assert seen == [(name, method, rtol) for name in names]
+        seen.clear()
+        twin = pickle.loads(pickle.dumps(layer))
+        assert (twin.method, twin.rtol) == (method, rtol)
+    assert layer.state_dict().keys() == {"weight", "bias"}
+    assert repr(make(3, 2, 3, method="winograd", rtol=0.5)).endswith(", method=winograd, rtol=0.5)")
+    assert "method" not in repr(make(3, 2, 3))
+
+
+def test_pickles_of_layers_without_a_method(rng):
+    layer = nn.Conv2d(3, 2, 3, rng=0)
+    x, state = small(rng, (3, 5, 5), "f"), layer.__getstate__()
+    del state["method"], state["rtol"]
+    twin = nn.Conv2d.__new__(nn.Conv2d)
+    twin.__dict__.update(state)
+    np.testing.assert_array_equal(twin(x), layer(x))
+    assert repr(twin) == repr(layer)
+
+
 def test_what_receptive_fields_are_computed_from():
     for layer, expected in [
         (nn.Conv2d(1, 1, (2, 3), 2, 1, (1, 2)), ((2, 3), (2, 2), (1, 1), (1, 2))),
@@ -498,6 +544,19 @@ def test_arguments():
          lambda: nn.Conv2d(1, 1, 2, padding_mode=np.array(["zeros", "zeros"]))),
         (ValueError, "output_padding must be smaller",
          lambda: nn.ConvTranspose2d(1, 1, 2, 2, output_padding=2)),
+        (ValueError, "method must be one of .* got 'fast'",
+         lambda: nn.Conv2d(1, 2, 3, method="fast")),
+        (ValueError, "method must be one of .* got None",
+         lambda: nn.ConvTranspose2d(1, 2, 3, method=None)),
+        (ValueError, "method='winograd' needs a kernel of 3 x 3, .* got a kernel of 5 x 5",
+         lambda: nn.Conv2d(1, 2, 5, method="winograd")),
+        (ValueError, r"method='winograd4' needs .* stride \(2, 2\)",
+         lambda: nn.ConvTranspose2d(1, 2, 3, 2, method="winograd4")),
+        (ValueError, "method='winograd' needs .* and a group for each channel",
+         lambda: nn.Conv2d(4, 4, 3, groups=4, method="winograd")),
+        (ValueError, "rtol must be positive and finite, got 0", lambda: nn.Conv2d(1, 2, 3, rtol=0)),
+        (TypeError, "rtol must be a number or None, got '1'",
+         lambda: nn.ConvTranspose2d(1, 2, 3, rtol="1")),
         (TypeError, "dtype must be .* got float16", lambda: nn.Conv2d(1, 1, 2, dtype="e")),
         (TypeError, "dtype must be .* got int64", lambda: nn.Linear(1, 1, dtype=np.int64)),
         (TypeError, "dtype must be .* got 'hello'", lambda: nn.Linear(1, 1, dtype="hello")),
