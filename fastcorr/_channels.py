@@ -18,6 +18,7 @@ from fastcorr._boundary import CODES
 from fastcorr._dispatch import method_kernels
 
 Array = npt.NDArray[Any]
+DType = np.dtype[Any]
 Pair = tuple[int, int]
 Phase = tuple[tuple[int, ...], slice, slice]
 
@@ -233,7 +234,7 @@ def _product(
 # ---------------------------------------------------------------- calling the kernels
 
 
-def _embed(w: Array) -> Array:
+def embed(w: Array) -> Array:
     """Complex weights (G, M, C, a, b) as real ones between pairs of channels."""
     if w.dtype.kind != "c":
         return w
@@ -243,6 +244,18 @@ def _embed(w: Array) -> Array:
     real[:, :, 1, :, 0] = w.imag
     real[:, :, 0, :, 1] = -w.imag
     return real.reshape(G, 2 * M, 2 * C, a, b)
+
+
+def unpair(dw: Array, dtype: DType) -> Array:
+    """Gradients to complex weights (G, M, C, a, b) from those of real ones between pairs."""
+    if dtype.kind != "c":
+        return dw
+    G, M, C, a, b = dw.shape
+    real = dw.reshape(G, M // 2, 2, C // 2, 2, a, b)
+    pairs = np.empty((G, M // 2, C // 2, a, b), dtype)
+    np.add(real[:, :, 0, :, 0], real[:, :, 1, :, 1], out=pairs.real)
+    np.subtract(real[:, :, 1, :, 0], real[:, :, 0, :, 1], out=pairs.imag)
+    return pairs
 
 
 def layer(
@@ -266,7 +279,7 @@ def layer(
         y[...] = 0 if bias is None else bias[:, None, None]
         return
     module = method_kernels("conv", x.dtype)
-    x = _readable(x)
+    x = readable(x)
     if (
         (len(rows), len(cols), rows[0], cols[0], *stride) == (1, 1, 0, 0, 1, 1)
         and x.shape[2:] == y.shape[2:]
@@ -274,12 +287,12 @@ def layer(
     ):
         # Nothing but channels is mixed: an image is one long row.
         x, y = (a.reshape(*a.shape[:2], 1, -1) for a in (x, y))
-    w = _embed(w)
+    w = embed(w)
     itemsize = x.dtype.itemsize
-    readable = x.dtype.kind != "c" and x.strides[3] == itemsize and min(x.strides) >= 0
+    plain = x.dtype.kind != "c" and x.strides[3] == itemsize and min(x.strides) >= 0
     shape = (y.shape[0], y.shape[2], y.shape[3])
     plan = _sum(
-        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, readable
+        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, plain
     )
     module.conv(
         x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
@@ -304,7 +317,7 @@ def weight_grad(
     if 0 in (*g.shape, *size, len(rows), len(cols)):
         return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
     module = method_kernels("conv", x.dtype)
-    x, g = _readable(x), _readable(g)
+    x, g = readable(x), readable(g)
     shape = (g.shape[0], g.shape[2], g.shape[3])
     plan = _product(module.LANES, size, shape, rows, cols, stride)
     partial = np.empty((plan.slabs, *size, len(rows), len(cols)), x.real.dtype)
@@ -313,11 +326,7 @@ def weight_grad(
         plan.m_parts, plan.c_parts, *codes, workers,
     )  # fmt: skip
     dw: Array = partial[0] if plan.slabs == 1 else partial.sum(axis=0)
-    if pairs == 2:
-        real = dw.reshape(groups, M, 2, C, 2, len(rows), len(cols))
-        dw = np.empty((groups, M, C, len(rows), len(cols)), x.dtype)
-        np.add(real[:, :, 0, :, 0], real[:, :, 1, :, 1], out=dw.real)
-        np.subtract(real[:, :, 1, :, 0], real[:, :, 0, :, 1], out=dw.imag)
+    dw = unpair(dw, x.dtype)
     if (plan.order[:-1] > plan.order[1:]).any():
         ordered = np.empty_like(dw)
         ordered[..., plan.order] = dw
@@ -325,7 +334,7 @@ def weight_grad(
     return dw
 
 
-def _readable(a: Array) -> Array:
+def readable(a: Array) -> Array:
     """The array itself, or a copy whose strides count whole lanes."""
     lane = a.real.itemsize
     plain = a.flags.aligned and a.dtype.isnative and all(s % lane == 0 for s in a.strides)

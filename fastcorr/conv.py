@@ -20,6 +20,7 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
+from fastcorr import _winograd
 from fastcorr._boundary import CODES, fold
 from fastcorr._channels import input_grad, layer, phases, tap_phases, weight_grad
 from fastcorr._dispatch import kernels
@@ -135,14 +136,6 @@ def check_rtol(rtol: object) -> float | None:
     if not 0 < value < math.inf:
         raise ValueError(f"rtol must be positive and finite, got {rtol!r}")
     return value
-
-
-def _winograd(
-    method: str, dtype: DType, x: tuple[int, ...], y: tuple[int, ...], groups: int,
-    rtol: float | None,
-) -> int:  # fmt: skip
-    """The m of Winograd's F(m x m, 3 x 3) that computes y from x, 0 for the direct sum."""
-    return 0
 
 
 def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -293,6 +286,7 @@ class _Plan:
         if transposed:
             self.x, self.y = self.y, self.x
         self.before = self.pads[0][0], self.pads[1][0]
+        self.corner = -self.before[0], -self.before[1]  # where in x output 0 and tap 0 meet
         self.rows, self.cols = (
             tuple(t * d - p for t in range(k))
             for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
@@ -312,7 +306,7 @@ class _Plan:
         # Forward, x to y; and back.
         self.winograd = self.winograd_back = 0
         if check_method(method, self.kernel, self.stride, self.dilation, mixed):
-            choose = functools.partial(_winograd, method, self.dtype)
+            choose = functools.partial(_winograd.choose, method, self.dtype)
             self.winograd = choose(self.x, self.y, G, rtol)
             self.winograd_back = choose(self.y, self.x, G, rtol)
         self.method = method
@@ -408,11 +402,14 @@ def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array,
     if plan.single:
         k = plan.planes(weight.astype(plan.dtype, "C").reshape(plan.groups, 1, *plan.kernel))
         k = k if k.ndim == 2 else k[:, 0]
-        offset = -plan.before[0], -plan.before[1]
         xs, ys = plan.planes(x), plan.planes(y)
-        run(plan.module, xs, k, ys, offset, plan.codes, plan.zero, n, plan.method)
+        run(plan.module, xs, k, ys, plan.corner, plan.codes, plan.zero, n, plan.method)
         if bias is not None:
             np.add(y, bias[:, None, None], out=y)
+    elif plan.winograd:
+        w = plan.weight(weight)
+        _winograd.layer(x, w, y, bias, plan.winograd, plan.corner, plan.codes, n, plan.relu)
+        return
     else:
         w = plan.weight(weight)
         layer(x, w, y, bias, plan.rows, plan.cols, plan.stride, plan.codes, n)
@@ -430,10 +427,9 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
         k = k[0, 0] if gs.ndim == 2 else k[:, 0]
         small = plan.y[2] < plan.kernel[0] or plan.y[3] < plan.kernel[1]
         if plan.bounds[0] != "fill" or (plan.single and small):
-            corner = -plan.before[0], -plan.before[1]
             dx = image_grad(
-                plan.module, gs, np.conjugate(k), plan.x[2:], corner, plan.bounds, plan.zero, n,
-                plan.method,
+                plan.module, gs, np.conjugate(k), plan.x[2:], plan.corner, plan.bounds,
+                plan.zero, n, plan.method,
             )  # fmt: skip
             return dx.reshape(plan.x)
         # The same without what that does for boundaries and large kernels.
@@ -453,6 +449,10 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
     def part(i0: int, i1: int, j0: int, j1: int, out: Array | None) -> Array:
         if out is None:
             out = np.empty((*plan.x[:2], i1 - i0, j1 - j0), plan.dtype)
+        elif plan.winograd_back:
+            # The image itself; not the strips beyond its edges, which few tiles would cover.
+            _winograd.input_grad(g, w, out, plan.winograd_back, (i0, j0), plan.before, n)
+            return out
         input_grad(g, w, out, (i0, j0), plan.stride, plan.dilation, plan.before, n)
         return out
 
@@ -460,13 +460,12 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
         part(0, plan.x[2], 0, plan.x[3], dx)
         return dx
     dx[...] = 0
-    start = -plan.before[0], -plan.before[1]
     stop = (
         plan.rows[-1] + (plan.y[2] - 1) * plan.stride[0] + 1,
         plan.cols[-1] + (plan.y[3] - 1) * plan.stride[1] + 1,
     )
     chunk = _FOLDED // max(1, plan.x[0] * plan.x[1])
-    fold(part, dx, start, stop, plan.bounds, chunk)
+    fold(part, dx, plan.corner, stop, plan.bounds, chunk)
     return dx
 
 
@@ -817,9 +816,8 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
     if plan.single_back:
         xs, gs = plan.planes(x), plan.planes(g)
         if plan.single:
-            offset = -plan.before[0], -plan.before[1]
             dw = kernel_grad(
-                plan.module, xs, gs, plan.kernel, offset, plan.codes, plan.zero, n, plan.method
+                plan.module, xs, gs, plan.kernel, plan.corner, plan.codes, plan.zero, n, plan.method
             )
         else:
             dw = np.zeros((*gs.shape[:-2], *plan.kernel), plan.dtype)
@@ -836,6 +834,8 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
                         plan.zero, n, plan.method,
                     )  # fmt: skip
         return dw if dw.ndim == 2 else dw.sum(axis=0, dtype=dw.dtype)
+    if plan.winograd:
+        return _winograd.weight_grad(x, g, plan.groups, plan.winograd, plan.corner, plan.codes, n)
     return weight_grad(x, g, plan.groups, plan.rows, plan.cols, plan.stride, plan.codes, n)
 
 
