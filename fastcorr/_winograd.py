@@ -6,7 +6,6 @@ channels instead of 9 m^2: m = 2 or 4.  See winograd.pyx.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,11 @@ Pair = tuple[int, int]
 
 TILES = {"winograd": 2, "winograd4": 4}
 
-# Multiply-adds that take as long as a tile's transforms, for each channel of the image, for each
-# output channel, and for each weight; and how much faster than `conv` the products are.
-# Measured on float32 and float64 layers of 16 to 512 channels.
-_PIXELS = {2: 220, 4: 640}
-_OUTPUTS = {2: 160, 4: 460}
-_WEIGHTS = {2: 100, 4: 220}
-_DIRECT = 1.15
+# Time in multiply-adds of the direct sum, from layers of 3 to 512 channels in both types: of a
+# product, of the transforms of a tile for each channel and each output channel, and of each pair
+# of these; then what the direct sum spends on packing for each pixel and channel, and each pair.
+_COSTS = {2: (1.0, 210, 230, 110), 4: (1.15, 450, 430, 180)}
+_DIRECT = 50, 35
 # Relative errors of float32 of at most so much allow m = 4: four times what was seen on normally
 # distributed data (docs/accuracy.md).
 _RTOL = 256 * 2.0**-24
@@ -52,15 +49,14 @@ def choose(
     single = dtype.itemsize // pairs == 4
     block = 16 if single else 8
     c, m = (-(-n // block) * block for n in (C, M))
-    cost = _DIRECT * 9 * math.prod(y[2:]) * y[0] * C * M
-    best = 0
-    for size in (2, 4):
+    pixels = y[0] * y[2] * y[3]
+    best, cost = 0, pixels * C * (9 * M + _DIRECT[0]) + _DIRECT[1] * C * M
+    for size, (product, channel, output, pair) in _COSTS.items():
         if size == 4 and single and not (rtol is not None and rtol >= _RTOL):
             break
         tiles = y[0] * -(-y[2] // size) * -(-y[3] // size)
-        products = (size + 2) ** 2 * c * m
         estimate = (
-            tiles * (products + _PIXELS[size] * c + _OUTPUTS[size] * m) + _WEIGHTS[size] * c * m
+            tiles * (product * (size + 2) ** 2 * c * m + channel * c + output * m) + pair * c * m
         )
         if estimate < cost:
             best, cost = size, estimate

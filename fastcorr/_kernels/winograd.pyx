@@ -48,6 +48,7 @@ cdef enum:
     SEGMENT = 64        # pixels of a strip, which stays in the first-level cache
     K_MAX = 128         # terms of one accumulator: bounds the rounding errors
     MOST = 6            # alpha
+    PASS = 128          # tiles of a pass of the gradient to the weight, at least
     GRAD_BLOCKS = 4     # blocks of channels of a task of the gradient to the weight
 
 # What the Python side needs to know of the compile-time choices.
@@ -339,6 +340,7 @@ cdef struct Job:
     T *u                        # all panels, or NULL: each task transforms its own
     T *out                      # gradient to the weight (groups, M, C, 3, 3)
     bint first                  # … is assigned, not added to
+    Py_ssize_t together         # blocks of channels of a task of it
 
 
 cdef inline Py_ssize_t _odd(Py_ssize_t lanes) noexcept nogil:
@@ -560,6 +562,7 @@ cdef double _MACS_PER_CHECK = 2.5e7 * V
 # panel, and lanes of weights that are worth it.
 cdef Py_ssize_t _SHARED = 3 << 20
 cdef Py_ssize_t _U_SMALL = 1 << 18
+cdef Py_ssize_t _L2 = 1 << 20
 
 
 cdef void _run(
@@ -684,8 +687,8 @@ cdef void _grad_task(
     Py_ssize_t first, T *scratch,
 ) noexcept nogil:
     """The gradient of a panel of outputs and some blocks of channels from all tiles of a pass."""
-    cdef Py_ssize_t alpha = m + 2, t, b, k, n, r, c, c0, channels, half, rows, parts, here, m0
-    cdef Py_ssize_t blocks = min(GRAD_BLOCKS, job.c_blocks - first), ld = blocks * 2 * V, p_ld
+    cdef Py_ssize_t alpha = m + 2, t, b, k, n, r, c0, channels, half, rows, parts, here, m0
+    cdef Py_ssize_t blocks = min(job.together, job.c_blocks - first), ld = blocks * 2 * V, p_ld
     cdef Py_ssize_t zero = 0
     cdef T *products = scratch
     cdef T tile[12 * 2 * 8]
@@ -727,14 +730,13 @@ cdef void _grad_task(
             for t in range(9):
                 vstore(sums + t * V, _undo(m, vload(sums + t * V)))
             dst = job.out + (((group * job.M) + m0 + r) * job.C + c0) * 9
-            if job.first:
-                for c in range(channels):
-                    for t in range(9):
-                        dst[c * 9 + t] = sums[t * V + c]
-            else:
-                for c in range(channels):
-                    for t in range(9):
-                        dst[c * 9 + t] += sums[t * V + c]
+            # From taps by channels to channels by taps.
+            if job.first and channels == V:
+                _transpose(sums, V, 1, 9, V, dst, 9)
+                continue
+            _transpose(sums, V, 1, 9, V, buf, 9)
+            for t in range(channels * 9):
+                dst[t] = buf[t] if job.first else dst[t] + buf[t]
 
 
 cdef void _run_grad(
@@ -742,7 +744,7 @@ cdef void _run_grad(
 ) except *:
     cdef Py_ssize_t t, n, group, here, start, stop, c0, total, step, blocks
     cdef double macs
-    blocks = _ceil(job.c_blocks, GRAD_BLOCKS)
+    blocks = _ceil(job.c_blocks, job.together)
     with nogil:
         for group in range(job.groups):
             for n in range(passes):
@@ -759,14 +761,14 @@ cdef void _run_grad(
                                    t - job.c_blocks, job.panels, job.g, job.g_ld,
                                    scratch + threadid() * room)
                 total = job.panels * blocks
-                macs = <double> here * 2 * V * 2 * V * GRAD_BLOCKS * (m + 2) * (m + 2)
+                macs = <double> here * 2 * V * 2 * V * job.together * (m + 2) * (m + 2)
                 step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
                 start = 0
                 while start < total:
                     stop = min(start + step, total)
                     for t in prange(start, stop, schedule="dynamic", num_threads=workers,
                                     use_threads_if=workers > 1):
-                        _grad_task(job, m, here, group, t // blocks, t % blocks * GRAD_BLOCKS,
+                        _grad_task(job, m, here, group, t // blocks, t % blocks * job.together,
                                    scratch + threadid() * room)
                     start = stop
                     with gil:
@@ -784,7 +786,7 @@ def winograd_weight_grad(
 ):
     """out = gradient to the weight."""
     cdef Job job
-    cdef Py_ssize_t room, passes, size = (m + 2) * (m + 2)
+    cdef Py_ssize_t n, room, passes, size = (m + 2) * (m + 2)
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
     cdef void *base = NULL
     cdef T *at
@@ -794,13 +796,18 @@ def winograd_weight_grad(
     job.out = <T *> cnp.PyArray_DATA(out)
     job.groups, job.M, job.C = out.shape[0], out.shape[1], out.shape[2]
     _tiles(&job, m)
-    # As many tiles at a time as fit the shared scratch.
-    passes = _ceil(job.tiles * size * (job.c_blocks + job.panels) * 2 * V, _SHARED)
-    passes = _clip(passes, 1, job.tiles)
+    # As many tiles at a time as the second-level cache holds, or as hide what a pass costs; not
+    # more than the shared scratch holds.
+    n = size * (job.c_blocks + job.panels) * 2 * V
+    n = min(max(_L2 // <Py_ssize_t> sizeof(T) // n, PASS), max(_SHARED // n, 1))
+    passes = _ceil(job.tiles, n)
     job.most = _ceil(job.tiles, passes)
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
     job.g_ld = _odd(job.panels * job.most * 2 * V)
-    room = max(size * _odd(2 * V * 2 * V * min(GRAD_BLOCKS, job.c_blocks)),
+    job.together = min(GRAD_BLOCKS, job.c_blocks)
+    if job.panels * _ceil(job.c_blocks, GRAD_BLOCKS) < 4 * workers and workers > 1:
+        job.together = 1
+    room = max(size * _odd(2 * V * 2 * V * job.together),
                MOST * (SEGMENT + 2) * V)
     room = _round_up(room, ALIGN)
     try:
