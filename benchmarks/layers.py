@@ -38,19 +38,12 @@ from compare import Verdict
 
 import fastcorr
 
-try:
-    from fastcorr._winograd import choose
-except ImportError:  # a commit before Winograd's methods
-    choose = None
-
 Array = npt.NDArray[Any]
 Call = Callable[[], Any]
 
 PASSES = ("forward", "input", "weight")  # the last two are the gradients to these
 DTYPES = ("float32", "float64")
 METHODS = ("auto", "direct", "winograd", "winograd4")
-# By the size of the tiles of outputs that `choose` returns.
-TAKEN = {0: "direct", 2: "winograd", 4: "winograd4"}
 # An error above these, relative to the largest element, is a wrong result.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-11}
 
@@ -219,25 +212,23 @@ class Case:
 
     def offers(self, method: str) -> bool:
         """Whether asking for the method makes another row than 'auto', or an error."""
-        if method == "auto":
-            return True
-        known = method == "direct" or choose is not None
-        if self.which == "input":
-            known = known and "method" in inspect.signature(fastcorr.conv2d_backward).parameters
-        return known and self.layer.has_choice and self.which != "weight"
+        return method == "auto" or (self.layer.has_choice and has_methods())
 
     def taken(self, method: str) -> str:
-        """The method of these that a call takes."""
+        """The method that a call takes."""
         if method != "auto":
             return method
         layer = self.layer
-        if choose is None or not layer.has_choice or self.which == "weight":
+        if not (layer.has_choice and has_methods()):
             return "direct"
+        from fastcorr import _winograd
+
         ends = (layer.channels, layer.size), (layer.filters, layer.out_size)
         x, y = ((self.batch, channels, size, size) for channels, size in ends)
         if self.which == "input":
             x, y = y, x
-        return TAKEN[choose("auto", np.dtype(self.dtype), x, y, layer.groups, None)]
+        m = _winograd.choose("auto", np.dtype(self.dtype), x, y, layer.groups, None)
+        return {0: "direct", **{m: name for name, m in _winograd.TILES.items()}}[m]
 
     def ours(self, method: str = "auto") -> Call:
         x, weight, dy = self.data()
@@ -270,6 +261,12 @@ class Case:
 @functools.lru_cache(3)  # asv calls setup() before every call
 def _normal(shape: tuple[int, ...], dtype: str, seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, np.dtype(dtype).type)
+
+
+def has_methods() -> bool:
+    """Whether there are any but the direct sum; asv goes back to where there were none."""
+    function = getattr(fastcorr, "conv2d_backward", None)
+    return function is not None and "method" in inspect.signature(function).parameters
 
 
 def set_threads(workers: int) -> None:

@@ -66,12 +66,16 @@ cdef struct Sums:
     vec t11
 
 
+cdef inline void _leave(T *dst, vec v, bint add) noexcept nogil:
+    vstore(dst, vload(dst) + v if add else v)
+
+
 cdef inline void _micro(
     const T *a, Py_ssize_t a_row, const Py_ssize_t a_step, const Py_ssize_t a_m,
     const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t step,
-    T *dst, Py_ssize_t ld, const int M, const int C,
+    T *dst, Py_ssize_t ld, bint add, const int M, const int C,
 ) noexcept nogil:
-    """dst[m, :] = sum over k of a[k, m] * b[k, :], for M rows x C vectors.
+    """dst[m, :] = sum over k of a[k, m] * b[k, :], or add it, for M rows x C vectors.
 
     k = i * cols + j is summed in its order.  a[k, m] lies at i * a_row + j * a_step + m * a_m,
     b[k, :] at row[i] + j * step.
@@ -154,85 +158,97 @@ cdef inline void _micro(
                 if C > 1:
                     c.t11 = c.t11 + y * w
             q += a_step
-    vstore(dst, c.s0)
+    _leave(dst, c.s0, add)
     if C > 1:
-        vstore(dst + V, c.t0)
+        _leave(dst + V, c.t0, add)
     if M > 1:
-        vstore(dst + ld, c.s1)
+        _leave(dst + ld, c.s1, add)
         if C > 1:
-            vstore(dst + ld + V, c.t1)
+            _leave(dst + ld + V, c.t1, add)
     if M > 2:
-        vstore(dst + 2 * ld, c.s2)
+        _leave(dst + 2 * ld, c.s2, add)
         if C > 1:
-            vstore(dst + 2 * ld + V, c.t2)
+            _leave(dst + 2 * ld + V, c.t2, add)
     if M > 3:
-        vstore(dst + 3 * ld, c.s3)
+        _leave(dst + 3 * ld, c.s3, add)
         if C > 1:
-            vstore(dst + 3 * ld + V, c.t3)
+            _leave(dst + 3 * ld + V, c.t3, add)
     if M > 4:
-        vstore(dst + 4 * ld, c.s4)
+        _leave(dst + 4 * ld, c.s4, add)
         if C > 1:
-            vstore(dst + 4 * ld + V, c.t4)
+            _leave(dst + 4 * ld + V, c.t4, add)
     if M > 5:
-        vstore(dst + 5 * ld, c.s5)
+        _leave(dst + 5 * ld, c.s5, add)
         if C > 1:
-            vstore(dst + 5 * ld + V, c.t5)
+            _leave(dst + 5 * ld + V, c.t5, add)
     if M > 6:
-        vstore(dst + 6 * ld, c.s6)
+        _leave(dst + 6 * ld, c.s6, add)
         if C > 1:
-            vstore(dst + 6 * ld + V, c.t6)
+            _leave(dst + 6 * ld + V, c.t6, add)
     if M > 7:
-        vstore(dst + 7 * ld, c.s7)
+        _leave(dst + 7 * ld, c.s7, add)
         if C > 1:
-            vstore(dst + 7 * ld + V, c.t7)
+            _leave(dst + 7 * ld + V, c.t7, add)
     if M > 8:
-        vstore(dst + 8 * ld, c.s8)
+        _leave(dst + 8 * ld, c.s8, add)
         if C > 1:
-            vstore(dst + 8 * ld + V, c.t8)
+            _leave(dst + 8 * ld + V, c.t8, add)
     if M > 9:
-        vstore(dst + 9 * ld, c.s9)
+        _leave(dst + 9 * ld, c.s9, add)
         if C > 1:
-            vstore(dst + 9 * ld + V, c.t9)
+            _leave(dst + 9 * ld + V, c.t9, add)
     if M > 10:
-        vstore(dst + 10 * ld, c.s10)
+        _leave(dst + 10 * ld, c.s10, add)
         if C > 1:
-            vstore(dst + 10 * ld + V, c.t10)
+            _leave(dst + 10 * ld + V, c.t10, add)
     if M > 11:
-        vstore(dst + 11 * ld, c.s11)
+        _leave(dst + 11 * ld, c.s11, add)
         if C > 1:
-            vstore(dst + 11 * ld + V, c.t11)
+            _leave(dst + 11 * ld + V, c.t11, add)
 
 
 cdef inline void _micro_rows(
     const T *a, Py_ssize_t a_row, const Py_ssize_t a_step, const Py_ssize_t a_m,
     const T *b, const Py_ssize_t *row, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t step,
-    T *dst, Py_ssize_t ld, int m, const int C,
+    T *dst, Py_ssize_t ld, bint add, int m, const int C,
 ) noexcept nogil:
     """`_micro` for m rows; the rows of a are packed, m to a k, if a_step is 0."""
     if m == 1:
-        _micro(a, a_row, a_step if a_step else 1, a_m, b, row, rows, cols, step, dst, ld, 1, C)
+        _micro(a, a_row, a_step if a_step else 1, a_m, b, row, rows, cols, step, dst, ld, add,
+               1, C)
     elif m == 2:
-        _micro(a, a_row, a_step if a_step else 2, a_m, b, row, rows, cols, step, dst, ld, 2, C)
+        _micro(a, a_row, a_step if a_step else 2, a_m, b, row, rows, cols, step, dst, ld, add,
+               2, C)
     elif m == 3:
-        _micro(a, a_row, a_step if a_step else 3, a_m, b, row, rows, cols, step, dst, ld, 3, C)
+        _micro(a, a_row, a_step if a_step else 3, a_m, b, row, rows, cols, step, dst, ld, add,
+               3, C)
     elif m == 4:
-        _micro(a, a_row, a_step if a_step else 4, a_m, b, row, rows, cols, step, dst, ld, 4, C)
+        _micro(a, a_row, a_step if a_step else 4, a_m, b, row, rows, cols, step, dst, ld, add,
+               4, C)
     elif m == 5:
-        _micro(a, a_row, a_step if a_step else 5, a_m, b, row, rows, cols, step, dst, ld, 5, C)
+        _micro(a, a_row, a_step if a_step else 5, a_m, b, row, rows, cols, step, dst, ld, add,
+               5, C)
     elif M_MAX <= 6 or m == 6:
-        _micro(a, a_row, a_step if a_step else 6, a_m, b, row, rows, cols, step, dst, ld, 6, C)
+        _micro(a, a_row, a_step if a_step else 6, a_m, b, row, rows, cols, step, dst, ld, add,
+               6, C)
     elif m == 7:
-        _micro(a, a_row, a_step if a_step else 7, a_m, b, row, rows, cols, step, dst, ld, 7, C)
+        _micro(a, a_row, a_step if a_step else 7, a_m, b, row, rows, cols, step, dst, ld, add,
+               7, C)
     elif m == 8:
-        _micro(a, a_row, a_step if a_step else 8, a_m, b, row, rows, cols, step, dst, ld, 8, C)
+        _micro(a, a_row, a_step if a_step else 8, a_m, b, row, rows, cols, step, dst, ld, add,
+               8, C)
     elif m == 9:
-        _micro(a, a_row, a_step if a_step else 9, a_m, b, row, rows, cols, step, dst, ld, 9, C)
+        _micro(a, a_row, a_step if a_step else 9, a_m, b, row, rows, cols, step, dst, ld, add,
+               9, C)
     elif m == 10:
-        _micro(a, a_row, a_step if a_step else 10, a_m, b, row, rows, cols, step, dst, ld, 10, C)
+        _micro(a, a_row, a_step if a_step else 10, a_m, b, row, rows, cols, step, dst, ld, add,
+               10, C)
     elif m == 11:
-        _micro(a, a_row, a_step if a_step else 11, a_m, b, row, rows, cols, step, dst, ld, 11, C)
+        _micro(a, a_row, a_step if a_step else 11, a_m, b, row, rows, cols, step, dst, ld, add,
+               11, C)
     else:
-        _micro(a, a_row, a_step if a_step else 12, a_m, b, row, rows, cols, step, dst, ld, 12, C)
+        _micro(a, a_row, a_step if a_step else 12, a_m, b, row, rows, cols, step, dst, ld, add,
+               12, C)
 
 
 cdef inline void _tile(
@@ -241,9 +257,9 @@ cdef inline void _tile(
 ) noexcept nogil:
     """`_micro` for packed rows of a, m to a k, and one or two vectors."""
     if narrow:
-        _micro_rows(a, cols * m, 0, 1, b, row, rows, cols, step, dst, ld, m, 1)
+        _micro_rows(a, cols * m, 0, 1, b, row, rows, cols, step, dst, ld, False, m, 1)
     else:
-        _micro_rows(a, cols * m, 0, 1, b, row, rows, cols, step, dst, ld, m, 2)
+        _micro_rows(a, cols * m, 0, 1, b, row, rows, cols, step, dst, ld, False, m, 2)
 
 
 cdef inline void _add(

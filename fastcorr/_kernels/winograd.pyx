@@ -22,8 +22,8 @@ Interpolation points of m = 2: 0, 1, -1, infinity.  Of m = 4: 0, 1, -1, 1/2, -2,
 roundings are a third of those of 2 and -2; the denominators 15 that belong to A are left for one
 division at the end, so that all that comes before is exact for small integers.
 
-Order of summation: chunks of K_MAX channels (tiles), each ascending in one accumulator, added in
-order.  Tiles, chunks and passes depend on shapes and type only, never on the workers.
+Order of summation: chunks of K_MAX channels (K_GRAD tiles), each ascending in one accumulator,
+added in order.  Tiles, chunks and passes depend on shapes and type only, never on the workers.
 
 Sources: S. Winograd, "Arithmetic Complexity of Computations", 1980; A. Lavin and S. Gray, "Fast
 Algorithms for Convolutional Neural Networks", CVPR 2016; for the points B. Barabasz et al.,
@@ -46,7 +46,8 @@ cnp.import_array()
 cdef enum:
     TILES = 48          # tiles whose products with a panel are in the cache together
     SEGMENT = 64        # pixels of a strip, which stays in the first-level cache
-    K_MAX = 128         # terms of one accumulator: bounds the rounding errors
+    K_MAX = 64          # channels of one accumulator: bounds the rounding errors
+    K_GRAD = 128        # tiles of one
     MOST = 6            # alpha
     PASS = 128          # tiles of a pass of the gradient to the weight, at least
     GRAD_BLOCKS = 4     # blocks of channels of a task of the gradient to the weight
@@ -455,7 +456,6 @@ cdef void _products(
     """p[t, tile, :] = sum over some channels of v[t, c, tile] * u[t, c, :]; added but the first."""
     cdef Py_ssize_t t, b, q, rows, n, parts = _ceil(tiles, M_MAX)
     cdef Py_ssize_t row[K_MAX]
-    cdef T tile[12 * 2 * 8]
     cdef const T *a
     cdef T *dst
     for b in range(blocks):
@@ -467,9 +467,7 @@ cdef void _products(
             a = v + t * job.v_ld + (first * tiles + q) * 2 * V
             dst = p + t * job.p_ld + q * 2 * V
             _micro_rows(a, tiles * 2 * V, 1, 2 * V, u + t * job.u_ld, row, blocks, 2 * V, 2 * V,
-                        dst if first == 0 else tile, 2 * V, rows, 2)
-            if first > 0:
-                _add(tile, 2 * V, dst, 2 * V, rows)
+                        dst, 2 * V, first > 0, rows, 2)
 
 
 cdef void _outputs(
@@ -703,7 +701,7 @@ cdef void _grad_task(
     for t in range(alpha * alpha):
         k = 0
         while k < tiles:
-            here = min(tiles - k, K_MAX)
+            here = min(tiles - k, K_GRAD)
             for b in range(blocks):
                 for n in range(parts):
                     r = _part(rows, parts, n)
@@ -712,7 +710,7 @@ cdef void _grad_task(
                     _micro_rows(a, 0, 2 * V, 1,
                                 job.v + t * job.v_ld + ((first + b) * tiles + k) * 2 * V, &zero,
                                 1, here, 2 * V, dst if k == 0 else tile, ld if k == 0 else 2 * V,
-                                _part(rows, parts, n + 1) - r, 2)
+                                False, _part(rows, parts, n + 1) - r, 2)
                     if k > 0:
                         _add(tile, 2 * V, dst, ld, _part(rows, parts, n + 1) - r)
             k += here
