@@ -556,10 +556,12 @@ cdef void _output_task(
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
 cdef double _MACS_PER_CHECK = 2.5e7 * V
-# Lanes of transformed pixels that all workers share when they transform the weights panel by
-# panel, and lanes of weights that are worth it.
-cdef Py_ssize_t _SHARED = 3 << 20
-cdef Py_ssize_t _U_SMALL = 1 << 18
+# Bytes of transformed weights from which on each task transforms its own, of transformed pixels
+# that all workers then share; of pixels and gradients that they share for the gradient to the
+# weight, at most, and where the second-level cache holds them.
+cdef Py_ssize_t _MANY = 3 << 20
+cdef Py_ssize_t _SHARED = 6 << 20
+cdef Py_ssize_t _SHARED_GRAD = 12 << 20
 cdef Py_ssize_t _L2 = 1 << 20
 
 
@@ -646,11 +648,11 @@ def winograd(
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
     job.p_ld = _odd(job.most * 2 * V)
     # Many weights and few tiles: each panel's weights are transformed where they are used.
-    alone = (job.subs * size * job.v_ld <= _SHARED
-             and job.panels * size * job.c_blocks * 2 * V * 2 * V > _U_SMALL)
+    n = size * job.c_blocks * 2 * V * <Py_ssize_t> sizeof(T)
+    alone = job.panels * n * 2 * V > _MANY
     deep = min(job.c_blocks, K_MAX // (2 * V)) if alone else job.c_blocks
     job.u_ld = _odd(deep * 2 * V * 2 * V)
-    width = job.subs if alone else min(job.subs, workers)
+    width = min(job.subs, max(workers, _SHARED // (n * job.most)) if alone else workers)
     room = MOST * (SEGMENT + 2) * V + (size * (job.u_ld + width * job.p_ld) if alone
                                        else size * job.p_ld)
     room = _round_up(room, ALIGN)
@@ -796,8 +798,8 @@ def winograd_weight_grad(
     _tiles(&job, m)
     # As many tiles at a time as the second-level cache holds, or as hide what a pass costs; not
     # more than the shared scratch holds.
-    n = size * (job.c_blocks + job.panels) * 2 * V
-    n = min(max(_L2 // <Py_ssize_t> sizeof(T) // n, PASS), max(_SHARED // n, 1))
+    n = size * (job.c_blocks + job.panels) * 2 * V * <Py_ssize_t> sizeof(T)
+    n = min(max(_L2 // n, PASS), max(_SHARED_GRAD // n, 1))
     passes = _ceil(job.tiles, n)
     job.most = _ceil(job.tiles, passes)
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
