@@ -554,6 +554,16 @@ cdef void _output_task(
                  products + sub * size * job.p_ld, strip)
 
 
+cdef void _whole_task(
+    const Job *job, const int m, Py_ssize_t sub, Py_ssize_t slot, Py_ssize_t group, T *scratch,
+) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(job.c_blocks):
+        _input_task(job, m, sub, slot, group, n, scratch)
+    for n in range(job.panels):
+        _output_task(job, m, sub, 1, slot, group, n, scratch)
+
+
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
 cdef double _MACS_PER_CHECK = 2.5e7 * V
 # Bytes of transformed weights from which on each task transforms its own, of transformed pixels
@@ -566,10 +576,13 @@ cdef Py_ssize_t _L2 = 1 << 20
 
 
 cdef void _run(
-    Job *job, const int m, Py_ssize_t width, T *scratch, Py_ssize_t room, T *buf, int workers,
+    Job *job, const int m, Py_ssize_t width, bint whole, T *scratch, Py_ssize_t room, int workers,
 ) except *:
-    """All of a layer, `width` parts of the tiles at a time."""
-    cdef Py_ssize_t t, first, group, here, total, tasks, start, stop, step
+    """All of a layer.  `whole`: each task takes a part of the tiles from pixels to outputs, in a
+    slot of its worker's; otherwise pixels of `width` parts are transformed, then panels computed.
+    """
+    cdef Py_ssize_t t, first, group, here, total, start, stop, step
+    cdef int thread
     cdef double macs
     with nogil:
         if job.u != NULL:
@@ -580,26 +593,34 @@ cdef void _run(
         for group in range(job.groups):
             first = 0
             while first < job.subs:
-                here = min(width, job.subs - first)
-                for t in prange(here * job.c_blocks, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _input_task(job, m, first + t // job.c_blocks, t // job.c_blocks, group,
-                                t % job.c_blocks, scratch + threadid() * room)
-                total = job.panels if job.u == NULL else job.panels * here
-                macs = (<double> job.most * job.C * (m + 2) * (m + 2) * 2 * V
-                        * (here if job.u == NULL else 1))
+                here = job.subs if whole else min(width, job.subs - first)
+                total = here
+                macs = <double> job.most * job.C * (m + 2) * (m + 2) * 2 * V
+                if whole:
+                    macs *= job.panels
+                else:
+                    for t in prange(here * job.c_blocks, schedule="dynamic",
+                                    num_threads=workers, use_threads_if=workers > 1):
+                        _input_task(job, m, first + t // job.c_blocks, t // job.c_blocks, group,
+                                    t % job.c_blocks, scratch + threadid() * room)
+                    total = job.panels if job.u == NULL else job.panels * here
+                    if job.u == NULL:
+                        macs *= here
                 step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
                 start = 0
                 while start < total:
                     stop = min(start + step, total)
                     for t in prange(start, stop, schedule="dynamic", num_threads=workers,
                                     use_threads_if=workers > 1):
-                        if job.u == NULL:
+                        thread = threadid()
+                        if whole:
+                            _whole_task(job, m, t, thread, group, scratch + thread * room)
+                        elif job.u == NULL:
                             _output_task(job, m, first, here, 0, group, t,
-                                         scratch + threadid() * room)
+                                         scratch + thread * room)
                         else:
                             _output_task(job, m, first + t // job.panels, 1, t // job.panels,
-                                         group, t % job.panels, scratch + threadid() * room)
+                                         group, t % job.panels, scratch + thread * room)
                     start = stop
                     with gil:
                         PyErr_CheckSignals()
@@ -632,7 +653,7 @@ def winograd(
     cdef void *base = NULL
     cdef T *at
     cdef T *padded = NULL
-    cdef bint alone
+    cdef bint alone, whole
     job.x = _image(x, comps, bound0, bound1)
     job.y = _image(y, comps, FILL, FILL)
     job.w = <const T *> cnp.PyArray_DATA(w)
@@ -652,6 +673,7 @@ def winograd(
     alone = job.panels * n * 2 * V > _MANY
     deep = min(job.c_blocks, K_MAX // (2 * V)) if alone else job.c_blocks
     job.u_ld = _odd(deep * 2 * V * 2 * V)
+    whole = not alone and job.subs >= 4 * workers
     width = min(job.subs, max(workers, _SHARED // (n * job.most)) if alone else workers)
     room = MOST * (SEGMENT + 2) * V + (size * (job.u_ld + width * job.p_ld) if alone
                                        else size * job.p_ld)
@@ -673,9 +695,9 @@ def winograd(
                         (<T *> cnp.PyArray_DATA(bias))[n * job.M + k] if k < job.M else <T> 0)
             job.bias = padded
         if m == 2:
-            _run(&job, 2, width, at, room, at, workers)
+            _run(&job, 2, width, whole, at, room, workers)
         else:
-            _run(&job, 4, width, at, room, at, workers)
+            _run(&job, 4, width, whole, at, room, workers)
     finally:
         PyMem_RawFree(base)
 
@@ -742,37 +764,49 @@ cdef void _grad_task(
 cdef void _run_grad(
     Job *job, const int m, Py_ssize_t passes, T *scratch, Py_ssize_t room, int workers,
 ) except *:
-    cdef Py_ssize_t t, n, group, here, start, stop, c0, total, step, blocks
+    """Pass by pass: the products of one, and the transforms of the next into the other slot."""
+    cdef Py_ssize_t t, n, group, c0, done, here, start, stop, total, step, products, blocks
+    cdef Py_ssize_t size = (m + 2) * (m + 2) * (job.v_ld + job.g_ld)
+    cdef Job old, new
     cdef double macs
     blocks = _ceil(job.c_blocks, job.together)
+    macs = <double> job.most * 2 * V * 2 * V * job.together * (m + 2) * (m + 2)
+    step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
     with nogil:
         for group in range(job.groups):
-            for n in range(passes):
-                c0 = _part(job.tiles, passes, n)
-                here = _part(job.tiles, passes, n + 1) - c0
-                job.first = n == 0
-                for t in prange(job.c_blocks + job.panels, schedule="dynamic",
-                                num_threads=workers, use_threads_if=workers > 1):
-                    if t < job.c_blocks:
-                        _transform(job, &job.x, m, False, c0, c0 + here, group, t, job.c_blocks,
-                                   job.v, job.v_ld, scratch + threadid() * room)
-                    else:
-                        _transform(job, &job.y, m, True, c0, c0 + here, group,
-                                   t - job.c_blocks, job.panels, job.g, job.g_ld,
-                                   scratch + threadid() * room)
-                total = job.panels * blocks
-                macs = <double> here * 2 * V * 2 * V * job.together * (m + 2) * (m + 2)
-                step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
+            done = 0
+            new = job[0]
+            for n in range(passes + 1):
+                c0 = _part(job.tiles, passes, min(n, passes))
+                here = _part(job.tiles, passes, n + 1) - c0 if n < passes else 0
+                old = new
+                old.first = n == 1
+                # One worker does all products first.
+                if n % 2 and workers > 1:
+                    new.v, new.g = job.v + size, job.g + size
+                else:
+                    new.v, new.g = job.v, job.g
+                products = job.panels * blocks if n else 0
+                total = products + (job.c_blocks + job.panels if n < passes else 0)
                 start = 0
                 while start < total:
                     stop = min(start + step, total)
                     for t in prange(start, stop, schedule="dynamic", num_threads=workers,
                                     use_threads_if=workers > 1):
-                        _grad_task(job, m, here, group, t // blocks, t % blocks * job.together,
-                                   scratch + threadid() * room)
+                        if t < products:
+                            _grad_task(&old, m, done, group, t // blocks,
+                                       t % blocks * job.together, scratch + threadid() * room)
+                        elif t < products + job.c_blocks:
+                            _transform(job, &job.x, m, False, c0, c0 + here, group, t - products,
+                                       job.c_blocks, new.v, job.v_ld, scratch + threadid() * room)
+                        else:
+                            _transform(job, &job.y, m, True, c0, c0 + here, group,
+                                       t - products - job.c_blocks, job.panels, new.g, job.g_ld,
+                                       scratch + threadid() * room)
                     start = stop
                     with gil:
                         PyErr_CheckSignals()
+                done = here
 
 
 def winograd_weight_grad(
@@ -811,11 +845,12 @@ def winograd_weight_grad(
                MOST * (SEGMENT + 2) * V)
     room = _round_up(room, ALIGN)
     try:
-        base = _allocate(size * (job.v_ld + job.g_ld) + room * workers)
+        n = size * (job.v_ld + job.g_ld)
+        base = _allocate(n * (2 if workers > 1 else 1) + room * workers)
         at = _aligned(base)
         job.v = at
         job.g = at + size * job.v_ld
-        at = job.g + size * job.g_ld
+        at += n * (2 if workers > 1 else 1)
         if m == 2:
             _run_grad(&job, 2, passes, at, room, workers)
         else:
