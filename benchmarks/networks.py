@@ -25,6 +25,7 @@ import measure
 import numpy as np
 import numpy.typing as npt
 import peers
+import threadpoolctl
 
 from fastcorr import nn, optim
 
@@ -323,6 +324,8 @@ def main() -> int:
     if min([args.workers, *(args.batch or []), *(args.size or [])]) < 1:
         parser.error("--workers, --batch and --size take positive numbers")
     layers.set_threads(args.workers)
+    # Dense layers are NumPy's products of matrices, whose threads are another library's.
+    threadpoolctl.threadpool_limits(args.workers, user_api="blas")
 
     def few(values: Sequence[Any]) -> Sequence[Any]:
         return values[:1] if args.quick else values

@@ -24,6 +24,10 @@ TILES = {"winograd": 2, "winograd4": 4}
 # of these; then what the direct sum spends on packing for each pixel and channel, and each pair.
 _COSTS = {2: (1.0, 210, 230, 110), 4: (1.15, 450, 430, 180)}
 _DIRECT = 50, 35
+# Of the gradient to the weight: partial sums at most, tiles of one at least, numbers of all.
+_SLABS = 16
+_TILES_PER_SLAB = 128
+_PARTIAL = 1 << 20
 # Relative errors of float32 of at most so much allow m = 4: four times what was seen on normally
 # distributed data (docs/accuracy.md).
 _RTOL = 256 * 2.0**-24
@@ -102,9 +106,13 @@ def weight_grad(
     """As `_channels.weight_grad`, (groups, O, C, 3, 3)."""
     pairs = 2 if x.dtype.kind == "c" else 1
     M, C = (a.shape[1] // groups * pairs for a in (g, x))
-    dw = np.zeros((groups, M, C, 3, 3), x.real.dtype)
-    if dw.size and g.size:
+    tiles = g.shape[0] * -(-g.shape[2] // m) * -(-g.shape[3] // m)
+    # Slabs of the tiles with sums of their own, so that workers need not wait for each other.
+    slabs = min(_SLABS, tiles // _TILES_PER_SLAB, _PARTIAL // max(1, groups * M * C * 9))
+    partial = np.zeros((slabs if slabs >= 4 else 1, groups, M, C, 3, 3), x.real.dtype)
+    if partial.size and g.size:
         method_kernels("winograd", x.dtype).winograd_weight_grad(
-            readable(x), readable(g), dw, m, *offset, *codes, workers
+            readable(x), readable(g), partial, m, *offset, *codes, workers
         )
+    dw: Array = partial[0] if len(partial) == 1 else partial.sum(axis=0)
     return unpair(dw, x.dtype)

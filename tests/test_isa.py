@@ -53,7 +53,9 @@ def test_exact(isa, reports):
 @pytest.mark.parametrize("isa", [isa for isa in RUNNABLE if isa != CONFIG["isa"]])
 def test_methods(isa):
     """The tests of the other methods, which the battery leaves out."""
-    files = [os.path.join(TESTS, f"test_{method}.py") for method in ("fft", "separable")]
+    files = [
+        os.path.join(TESTS, f"test_{method}.py") for method in ("fft", "separable", "winograd")
+    ]
     done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, isa=isa)
     assert done.returncode == 0, done.stdout[-2000:]
 

@@ -359,8 +359,7 @@ cdef inline Py_ssize_t _segment(
 
 cdef void _transform(
     const Job *job, const Image *x, const int m, const bint grad, Py_ssize_t start,
-    Py_ssize_t stop, Py_ssize_t group, Py_ssize_t block, Py_ssize_t blocks, T *dst,
-    Py_ssize_t ld, T *strip,
+    Py_ssize_t stop, Py_ssize_t group, Py_ssize_t block, T *dst, Py_ssize_t ld, T *strip,
 ) noexcept nogil:
     """Tiles [start, stop) of one block of channels into dst[t * ld + …]: pixels of x, or grad:
     gradients of outputs, which are zero beyond the edges."""
@@ -524,7 +523,7 @@ cdef void _input_task(
     Py_ssize_t block, T *strip,
 ) noexcept nogil:
     _transform(job, &job.x, m, False, _sub(job, sub), _sub(job, sub + 1), group, block,
-               job.c_blocks, job.v + slot * (m + 2) * (m + 2) * job.v_ld, job.v_ld, strip)
+               job.v + slot * (m + 2) * (m + 2) * job.v_ld, job.v_ld, strip)
 
 
 cdef void _output_task(
@@ -674,7 +673,10 @@ def winograd(
     deep = min(job.c_blocks, K_MAX // (2 * V)) if alone else job.c_blocks
     job.u_ld = _odd(deep * 2 * V * 2 * V)
     whole = not alone and job.subs >= 4 * workers
-    width = min(job.subs, max(workers, _SHARED // (n * job.most)) if alone else workers)
+    if alone:
+        width = min(job.subs, max(workers, _SHARED // (n * job.most)))
+    else:
+        width = workers if whole else job.subs
     room = MOST * (SEGMENT + 2) * V + (size * (job.u_ld + width * job.p_ld) if alone
                                        else size * job.p_ld)
     room = _round_up(room, ALIGN)
@@ -703,6 +705,19 @@ def winograd(
 
 
 # ---------------------------------------------------------------- gradient to the weight
+
+cdef void _grad_input(
+    const Job *job, const int m, Py_ssize_t first, Py_ssize_t tiles, Py_ssize_t group,
+    Py_ssize_t block, T *strip,
+) noexcept nogil:
+    """Transform tiles of one block of channels of x, or of one panel of the outputs' gradient."""
+    if block < job.c_blocks:
+        _transform(job, &job.x, m, False, first, first + tiles, group, block, job.v, job.v_ld,
+                   strip)
+    else:
+        _transform(job, &job.y, m, True, first, first + tiles, group, block - job.c_blocks, job.g,
+                   job.g_ld, strip)
+
 
 cdef void _grad_task(
     const Job *job, const int m, Py_ssize_t tiles, Py_ssize_t group, Py_ssize_t panel,
@@ -761,66 +776,88 @@ cdef void _grad_task(
                 dst[t] = buf[t] if job.first else dst[t] + buf[t]
 
 
+cdef void _slab_task(
+    const Job *job, const int m, Py_ssize_t slabs, Py_ssize_t number, Py_ssize_t size, T *scratch,
+) noexcept nogil:
+    """The gradient from a slab of the tiles, some at a time, all by one worker."""
+    cdef Job own = job[0]
+    cdef Py_ssize_t group = number // slabs, slab = number % slabs, t, n, c0, here, first, stop
+    cdef Py_ssize_t passes
+    first, stop = _part(job.tiles, slabs, slab), _part(job.tiles, slabs, slab + 1)
+    passes = _ceil(stop - first, job.most)
+    own.v = scratch
+    own.g = own.v + size * job.v_ld
+    scratch = own.g + size * job.g_ld
+    own.out += slab * job.groups * job.M * job.C * 9
+    for n in range(passes):
+        c0 = first + _part(stop - first, passes, n)
+        here = first + _part(stop - first, passes, n + 1) - c0
+        own.first = n == 0
+        for t in range(job.c_blocks + job.panels):
+            _grad_input(&own, m, c0, here, group, t, scratch)
+        for t in range(job.panels):
+            for first in range(_ceil(job.c_blocks, job.together)):
+                _grad_task(&own, m, here, group, t, first * job.together, scratch)
+        first = _part(job.tiles, slabs, slab)
+
+
 cdef void _run_grad(
-    Job *job, const int m, Py_ssize_t passes, T *scratch, Py_ssize_t room, int workers,
+    Job *job, const int m, Py_ssize_t slabs, T *scratch, Py_ssize_t room, int workers,
 ) except *:
-    """Pass by pass: the products of one, and the transforms of the next into the other slot."""
-    cdef Py_ssize_t t, n, group, c0, done, here, start, stop, total, step, products, blocks
-    cdef Py_ssize_t size = (m + 2) * (m + 2) * (job.v_ld + job.g_ld)
-    cdef Job old, new
+    """Slabs of the tiles, each by one worker; or, if there is only one, pass by pass by all."""
+    cdef Py_ssize_t t, n, group, c0, here, start, stop, total, step, blocks, passes
+    cdef Py_ssize_t size = (m + 2) * (m + 2)
     cdef double macs
     blocks = _ceil(job.c_blocks, job.together)
-    macs = <double> job.most * 2 * V * 2 * V * job.together * (m + 2) * (m + 2)
+    macs = <double> size * 2 * V * 2 * V
+    if slabs > 1:
+        total = slabs * job.groups
+        macs *= _ceil(job.tiles, slabs) * job.c_blocks * job.panels
+        step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, workers)
+        start = 0
+        while start < total:
+            stop = min(start + step, total)
+            for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                            use_threads_if=workers > 1, nogil=True):
+                _slab_task(job, m, slabs, t, size, scratch + threadid() * room)
+            PyErr_CheckSignals()
+            start = stop
+        return
+    passes = _ceil(job.tiles, job.most)
+    total = job.panels * blocks
+    macs *= job.most * job.together
     step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
-    with nogil:
-        for group in range(job.groups):
-            done = 0
-            new = job[0]
-            for n in range(passes + 1):
-                c0 = _part(job.tiles, passes, min(n, passes))
-                here = _part(job.tiles, passes, n + 1) - c0 if n < passes else 0
-                old = new
-                old.first = n == 1
-                # One worker does all products first.
-                if n % 2 and workers > 1:
-                    new.v, new.g = job.v + size, job.g + size
-                else:
-                    new.v, new.g = job.v, job.g
-                products = job.panels * blocks if n else 0
-                total = products + (job.c_blocks + job.panels if n < passes else 0)
-                start = 0
-                while start < total:
-                    stop = min(start + step, total)
-                    for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                    use_threads_if=workers > 1):
-                        if t < products:
-                            _grad_task(&old, m, done, group, t // blocks,
-                                       t % blocks * job.together, scratch + threadid() * room)
-                        elif t < products + job.c_blocks:
-                            _transform(job, &job.x, m, False, c0, c0 + here, group, t - products,
-                                       job.c_blocks, new.v, job.v_ld, scratch + threadid() * room)
-                        else:
-                            _transform(job, &job.y, m, True, c0, c0 + here, group,
-                                       t - products - job.c_blocks, job.panels, new.g, job.g_ld,
-                                       scratch + threadid() * room)
-                    start = stop
-                    with gil:
-                        PyErr_CheckSignals()
-                done = here
+    for group in range(job.groups):
+        for n in range(passes):
+            c0 = _part(job.tiles, passes, n)
+            here = _part(job.tiles, passes, n + 1) - c0
+            job.first = n == 0
+            for t in prange(job.c_blocks + job.panels, schedule="dynamic", num_threads=workers,
+                            use_threads_if=workers > 1, nogil=True):
+                _grad_input(job, m, c0, here, group, t, scratch + threadid() * room)
+            start = 0
+            while start < total:
+                stop = min(start + step, total)
+                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
+                                use_threads_if=workers > 1, nogil=True):
+                    _grad_task(job, m, here, group, t // blocks, t % blocks * job.together,
+                               scratch + threadid() * room)
+                PyErr_CheckSignals()
+                start = stop
 
 
 def winograd_weight_grad(
     cnp.ndarray x not None,         # IN   (N, groups * C, H, W), of T (pairs of T), any strides
     cnp.ndarray g not None,         # IN   (N, groups * M, oh, ow), likewise
-    cnp.ndarray out not None,       # OUT  (groups, M, C, 3, 3), of T, C-contiguous
+    cnp.ndarray out not None,       # OUT  (slabs, groups, M, C, 3, 3), of T, C-contiguous
     int m,                          # 2 or 4
     Py_ssize_t i0, Py_ssize_t j0,   # the pixel that output (0, 0) and tap (0, 0) meet
     int bound0, int bound1,
     int workers,
 ):
-    """out = gradient to the weight."""
+    """out[s] = gradient to the weight from slab s of the tiles."""
     cdef Job job
-    cdef Py_ssize_t n, room, passes, size = (m + 2) * (m + 2)
+    cdef Py_ssize_t n, room, slabs, size = (m + 2) * (m + 2)
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
     cdef void *base = NULL
     cdef T *at
@@ -828,32 +865,33 @@ def winograd_weight_grad(
     job.y = _image(g, comps, FILL, FILL)
     job.i0, job.j0 = i0, j0
     job.out = <T *> cnp.PyArray_DATA(out)
-    job.groups, job.M, job.C = out.shape[0], out.shape[1], out.shape[2]
+    slabs, job.groups, job.M, job.C = out.shape[0], out.shape[1], out.shape[2], out.shape[3]
     _tiles(&job, m)
-    # As many tiles at a time as the second-level cache holds, or as hide what a pass costs; not
-    # more than the shared scratch holds.
+    # A worker alone: as many tiles at a time as the second-level cache holds, or as hide what a
+    # pass costs.  All together: as many as they may share, so that they seldom wait.
     n = size * (job.c_blocks + job.panels) * 2 * V * <Py_ssize_t> sizeof(T)
-    n = min(max(_L2 // n, PASS), max(_SHARED_GRAD // n, 1))
-    passes = _ceil(job.tiles, n)
-    job.most = _ceil(job.tiles, passes)
+    n = max(_L2 // n, PASS) if slabs > 1 else max(_SHARED_GRAD // n, 1)
+    n = _ceil(_ceil(job.tiles, slabs), n)
+    job.most = _ceil(_ceil(job.tiles, slabs), n)
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
     job.g_ld = _odd(job.panels * job.most * 2 * V)
+    n = size * (job.v_ld + job.g_ld)
     job.together = min(GRAD_BLOCKS, job.c_blocks)
-    if job.panels * _ceil(job.c_blocks, GRAD_BLOCKS) < 4 * workers and workers > 1:
+    if slabs == 1 and workers > 1 and job.panels * _ceil(job.c_blocks, GRAD_BLOCKS) < 4 * workers:
         job.together = 1
     room = max(size * _odd(2 * V * 2 * V * job.together),
                MOST * (SEGMENT + 2) * V)
-    room = _round_up(room, ALIGN)
+    room = _round_up(room + (n if slabs > 1 else 0), ALIGN)
     try:
-        n = size * (job.v_ld + job.g_ld)
-        base = _allocate(n * (2 if workers > 1 else 1) + room * workers)
+        base = _allocate((n if slabs == 1 else 0) + room * workers)
         at = _aligned(base)
-        job.v = at
-        job.g = at + size * job.v_ld
-        at += n * (2 if workers > 1 else 1)
+        if slabs == 1:
+            job.v = at
+            job.g = at + size * job.v_ld
+            at += n
         if m == 2:
-            _run_grad(&job, 2, passes, at, room, workers)
+            _run_grad(&job, 2, slabs, at, room, workers)
         else:
-            _run_grad(&job, 4, passes, at, room, workers)
+            _run_grad(&job, 4, slabs, at, room, workers)
     finally:
         PyMem_RawFree(base)
