@@ -255,15 +255,17 @@ def layer(
     stride: Pair,
     codes: Pair,
     workers: int,
+    relu: bool = False,
 ) -> None:
     """y[n, m, i, j] = bias[m] + sum of X[n, c, i*s0 + rows[a], j*s1 + cols[b]] * w[g, m, c, a, b].
 
-    x, w, y and bias are of one type; w is (groups, M, C, kh, kw).
+    x, w, y and bias are of one type; w is (groups, M, C, kh, kw).  `relu`: negative numbers and
+    -0.0 become 0, NaN stays; real arrays only.
     """
     if y.size == 0:
         return
     if w.size == 0:
-        y[...] = 0 if bias is None else bias[:, None, None]
+        y[...] = 0 if bias is None else (bias if not relu else np.where(bias <= 0, 0, bias))[:, None, None]
         return
     module = method_kernels("conv", x.dtype)
     x = _readable(x)
@@ -283,7 +285,7 @@ def layer(
     )
     module.conv(
         x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
-        plan.chunks, plan.tile, *codes, plan.in_place, workers,
+        plan.chunks, plan.tile, *codes, plan.in_place, relu, workers,
     )  # fmt: skip
 
 

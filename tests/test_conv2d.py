@@ -21,7 +21,8 @@ import pytest
 from conv_cases import Case
 
 import fastcorr
-from fastcorr import _dispatch, conv
+from fastcorr import _channels, _dispatch, conv
+from fastcorr._boundary import CODES
 from fastcorr._kernels import _cpu
 
 FUNCTIONS = ("conv2d", "conv2d_backward", "conv2d_output_shape", "conv_transpose2d",
@@ -1156,6 +1157,39 @@ def test_out_over_an_operand(dtype, rng):
 
 
 # ---------------------------------------------------------------- special sizes
+
+
+@pytest.mark.parametrize("dtype", "fd")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "every second column"])
+@pytest.mark.parametrize(
+    ("channels", "filters", "size", "k", "groups"),
+    [(5, 7, 9, 3, 1), (3, 14, 40, 1, 1), (100, 13, 6, 3, 1), (1, 1, 1, 1, 1), (4, 4, 11, 3, 4)],
+)
+def test_rectified_in_the_store(channels, filters, size, k, groups, layout, dtype, rng):
+    x = rng.standard_normal((2, channels, size, size)).astype(dtype)
+    w = rng.standard_normal((groups, filters // groups, channels // groups, k, k)).astype(dtype)
+    bias = rng.standard_normal(filters).astype(dtype)
+    x[0, 0, 0, 0] = np.nan
+    x[1] = 0  # results of bias alone,
+    bias[0] = -0.0  # and zeros of both signs
+    codes = (CODES["fill"],) * 2
+    taps = tuple(range(-(k // 2), k - k // 2))
+
+    def result(relu):
+        if layout == "NHWC":
+            y = np.full((2, size, size, filters), 7, dtype).transpose(0, 3, 1, 2)
+        else:
+            y = np.full((2, filters, size, 2 * size), 7, dtype)[..., : size * 2 : 2]
+            y = y if layout != "NCHW" else np.ascontiguousarray(y)
+        _channels.layer(x, w, y, bias, taps, taps, (1, 1), codes, 1, relu=relu)
+        return y
+
+    plain, rectified = result(False), result(True)
+    assert np.isnan(plain).any()
+    assert (plain < 0).any()
+    expected = np.where(plain <= 0, np.zeros((), dtype), plain)
+    np.testing.assert_array_equal(rectified, expected)
+    assert not np.signbit(rectified[~np.isnan(rectified)]).any()
 
 
 @pytest.mark.parametrize("dtype", "fdFD")

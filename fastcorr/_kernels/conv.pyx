@@ -35,7 +35,7 @@ from cython.parallel cimport prange, threadid
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
-    M_MAX, T, V, vec, vfirst, vhold, vload, vsecond, vsplat, vstore, vzero,
+    M_MAX, T, V, vec, vfirst, vhold, vload, vmin, vsecond, vsplat, vstore, vzero,
 )
 
 cnp.import_array()
@@ -207,6 +207,7 @@ cdef struct Job:
     const T *w
     Py_ssize_t ws[5]            # strides of (group, m, c, a, b), in lanes
     const T *bias
+    bint relu                   # negative outputs become 0
     T *packed
     Py_ssize_t groups
     Py_ssize_t M                # of a group
@@ -403,25 +404,41 @@ cdef inline bint _contiguous(const Image *y, const Run *run, int runs) noexcept 
     return True
 
 
+cdef void _rectify(T *dst, Py_ssize_t ld, Py_ssize_t rows) noexcept nogil:
+    """Negative numbers and -0.0 become 0, NaN stays: for rows of two vectors."""
+    cdef Py_ssize_t m
+    for m in range(rows):
+        vstore(dst + m * ld, _relu(vload(dst + m * ld)))
+        vstore(dst + m * ld + V, _relu(vload(dst + m * ld + V)))
+
+
+cdef inline vec _relu(vec v) noexcept nogil:
+    """max(v, 0): where v is NaN, the minimum is its second operand, and so is NaN."""
+    return vzero() - vmin(vzero(), vzero() - v)
+
+
 cdef void _scatter(
-    const Image *y, const T *src, Py_ssize_t channel, Py_ssize_t rows, const Run *run, int runs,
-    bint add,
+    const Image *y, T *tile, Py_ssize_t channel, Py_ssize_t rows, const Run *run, int runs,
+    bint add, bint relu,
 ) noexcept nogil:
-    """Write a tile to y run by run, or add it."""
+    """Write a tile to y run by run; what y holds is added to it first, if so wanted."""
     cdef Py_ssize_t m, t
     cdef int r
     cdef T *dst
-    cdef const T *p
+    cdef T *p
     for m in range(rows):
         for r in range(runs):
             dst = y.data + _channel(y, channel + m) + run[r].dst
-            p = src + m * 2 * V + run[r].lane
+            p = tile + m * 2 * V + run[r].lane
             if add:
                 for t in range(run[r].n):
-                    dst[t * y.s1] += p[t]
-            else:
+                    p[t] += dst[t * y.s1]
+            if relu:
+                # Lanes beyond a run belong to the next one, or to nobody.
                 for t in range(run[r].n):
-                    dst[t * y.s1] = p[t]
+                    p[t] = <T> 0 if p[t] <= 0 else p[t]
+            for t in range(run[r].n):
+                dst[t * y.s1] = p[t]
 
 
 cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
@@ -460,7 +477,7 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
     cdef Block block
     cdef Run run[64]
     cdef int runs
-    cdef bint whole
+    cdef bint whole, relu
     cdef const cnp.intp_t *ch
     cdef T *panel = scratch + room.pixels
     cdef T *tile = panel + room.panel
@@ -502,6 +519,7 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
             image_ld = channel_ld * (ch[1] - ch[0])
             _gather(&job.x, &job.rows, ch[2], &job.cols, ch[3], &block, group * job.C + ch[0],
                     group * job.C + ch[1], scratch, image_ld, channel_ld, row_ld)
+        relu = job.relu and n == job.n_chunks - 1
         k = far = 0
         for c in range(ch[1] - ch[0]):
             for a in range(job.rows.blocks[4 * ch[2]], job.rows.blocks[4 * ch[2] + 1]):
@@ -530,13 +548,17 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
                 if whole and n == 0:
                     _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, job.y.sc, m1 - m0,
                           False)
+                    if relu:
+                        _rectify(y, job.y.sc, m1 - m0)
                     continue
                 _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, tile, 2 * V, m1 - m0,
                       pixels - q <= V)
                 if whole:
                     _add(tile, 2 * V, y, job.y.sc, m1 - m0)
+                    if relu:
+                        _rectify(y, job.y.sc, m1 - m0)
                 else:
-                    _scatter(&job.y, tile, group * job.M + m0, m1 - m0, run, runs, n > 0)
+                    _scatter(&job.y, tile, group * job.M + m0, m1 - m0, run, runs, n > 0, relu)
             q += 2 * V
         k0 += depth
 
@@ -556,9 +578,10 @@ def conv(
     tile,                           # images, rows and columns of a block of outputs
     int bound0, int bound1,         # Boundary of each axis
     bint in_place,                  # x itself can be read: no boundary met, taps of one group each
+    bint relu,                      # max(…, 0) of all: of real arrays
     int workers,
 ):
-    """y = x correlated with w.  Complex: channels, rows of w and bias count re and im."""
+    """y = x correlated with w, plus the bias.  Complex: channels, rows of w and bias count re and im."""
     cdef Job job
     cdef Room room
     cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T)
@@ -576,6 +599,7 @@ def conv(
     job.w = <const T *> cnp.PyArray_DATA(w)
     for n in range(5):
         job.ws[n] = w.strides[n] // size
+    job.relu = relu
     job.bias = NULL if bias is None else <T *> cnp.PyArray_DATA(bias)
     job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
     job.in_place = in_place
