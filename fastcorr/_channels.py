@@ -265,7 +265,9 @@ def layer(
     if y.size == 0:
         return
     if w.size == 0:
-        y[...] = 0 if bias is None else (bias if not relu else np.where(bias <= 0, 0, bias))[:, None, None]
+        if bias is not None and relu:
+            bias = np.where(bias <= 0, 0, bias)
+        y[...] = 0 if bias is None else bias[:, None, None]
         return
     module = method_kernels("conv", x.dtype)
     x = _readable(x)

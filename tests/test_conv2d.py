@@ -1163,7 +1163,7 @@ def test_out_over_an_operand(dtype, rng):
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC", "every second column"])
 @pytest.mark.parametrize(
     ("channels", "filters", "size", "k", "groups"),
-    [(5, 7, 9, 3, 1), (3, 14, 40, 1, 1), (100, 13, 6, 3, 1), (1, 1, 1, 1, 1), (4, 4, 11, 3, 4)],
+    [(5, 7, 9, 3, 1), (3, 14, 40, 1, 1), (100, 13, 6, 3, 1), (1, 2, 1, 1, 1), (4, 4, 11, 3, 4)],
 )
 def test_rectified_in_the_store(channels, filters, size, k, groups, layout, dtype, rng):
     x = rng.standard_normal((2, channels, size, size)).astype(dtype)
@@ -1171,7 +1171,7 @@ def test_rectified_in_the_store(channels, filters, size, k, groups, layout, dtyp
     bias = rng.standard_normal(filters).astype(dtype)
     x[0, 0, 0, 0] = np.nan
     x[1] = 0  # results of bias alone,
-    bias[0] = -0.0  # and zeros of both signs
+    bias[0], bias[-1] = -0.0, -9  # among them zeros of both signs
     codes = (CODES["fill"],) * 2
     taps = tuple(range(-(k // 2), k - k // 2))
 
