@@ -105,6 +105,11 @@ _TABLE = 1 << 16
 _TASKS = 16
 _PARTIAL = 1 << 19
 _MACS_PER_SLAB = 1 << 20
+# Of channels that do not mix: columns of a block at most, rows of a register tile, and slots of
+# the scratch, which stay in the first-level cache.
+_APART_COLS = 1024
+_APART_ROWS = 7
+_APART_SLOTS = 6144
 
 
 class _Sum(NamedTuple):
@@ -230,7 +235,103 @@ def _product(
     )
 
 
+class _Apart(NamedTuple):
+    """How `depthwise` goes through its taps and outputs."""
+
+    rows: _Axis
+    cols: _Axis
+    down: tuple[Array, Array, int]  # rows of w, phases, distance
+    across: tuple[Array, Array, int]
+    tile: tuple[int, int, int]
+
+
+def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[tuple[int, ...], Array, Array]:
+    """All phases of an axis: offsets, the taps of w that have them, and the kernels' table."""
+    offsets: list[int] = []
+    every: list[int] = []
+    table = []
+    for some, taps, at in phases:
+        outputs = range(size)[at]
+        table.append((len(every), len(every) + len(some), outputs.start, len(outputs)))
+        offsets += some
+        every += range(k)[taps]
+    return tuple(offsets), np.array(every, np.intp), np.array(table, np.intp).reshape(-1, 4)
+
+
+def _apart(
+    channels: int,
+    kernel: Pair,
+    shape: Pair,
+    stride: Pair,
+    down: list[Phase],
+    across: list[Phase],
+) -> _Apart | None:
+    """None where no tap meets anything, or the taps lie too far apart for the scratch."""
+    if not (down and across):
+        return None
+    (offsets0, at0, table0), (offsets1, at1, table1) = (
+        _table(*axis) for axis in zip((down, across), kernel, shape, strict=True)
+    )
+    n = int(table0[:, 3].max()), int(table1[:, 3].max())
+    wide = _even(n[1], _APART_COLS)
+    cols = _axis(offsets1, stride[1], wide, len(offsets1))
+    line = _slots(cols, wide)
+    high = max(1, _APART_SLOTS // (stride[0] * line * _APART_ROWS)) * _APART_ROWS
+    high = min(n[0], high)
+    rows = _axis(offsets0, stride[0], high, len(offsets0))
+    plane = _slots(rows, high) * line
+    if plane + math.prod(kernel) > _SCRATCH:
+        return None
+    together = _even(channels, max(1, _APART_SLOTS // plane))
+    steps = [phases[0][2].step for phases in (down, across)]
+    return _Apart(
+        rows, cols, (at0, table0, steps[0]), (at1, table1, steps[1]), (together, high, wide)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _apart_forward(
+    channels: int, shape: Pair, rows: tuple[int, ...], cols: tuple[int, ...], stride: Pair
+) -> _Apart | None:
+    all_of_it = slice(0, None, 1)
+    down, across = ([(offsets, all_of_it, all_of_it)] for offsets in (rows, cols))
+    return _apart(channels, (len(rows), len(cols)), shape, stride, down, across)
+
+
+@functools.lru_cache(maxsize=1024)
+def _apart_back(
+    channels: int, kernel: Pair, shape: Pair, corner: Pair, stride: Pair, dilation: Pair,
+    before: Pair,
+) -> _Apart | None:  # fmt: skip
+    down, across = (
+        phases(*axis)
+        for axis in zip(corner, shape, kernel, stride, dilation, before, strict=True)
+    )
+    return _apart(channels, kernel, shape, (1, 1), down, across)
+
+
 # ---------------------------------------------------------------- calling the kernels
+
+
+def _depthwise(
+    plan: _Apart,
+    x: Array,
+    w: Array,
+    y: Array,
+    bias: Array | None,
+    codes: Pair,
+    workers: int,
+    relu: bool = False,
+) -> None:
+    """The sum for channels that do not mix: w is (C, 1, 1, kh, kw)."""
+    method_kernels("conv", x.dtype).depthwise(
+        _readable(x), w[:, 0, 0], y, bias, plan.rows, plan.cols, plan.down, plan.across,
+        plan.tile, *codes, relu, workers,
+    )  # fmt: skip
+
+
+def _mixes_nothing(w: Array) -> bool:
+    return w.dtype.kind == "f" and w.shape[0] > 1 and w.shape[1:3] == (1, 1)
 
 
 def _embed(w: Array) -> Array:
@@ -269,6 +370,11 @@ def layer(
             bias = np.where(bias <= 0, 0, bias)
         y[...] = 0 if bias is None else bias[:, None, None]
         return
+    if _mixes_nothing(w):
+        plan = _apart_forward(w.shape[0], y.shape[2:], rows, cols, stride)
+        if plan:
+            _depthwise(plan, x, w, y, bias, codes, workers, relu)
+            return
     module = method_kernels("conv", x.dtype)
     x = _readable(x)
     if (
@@ -309,6 +415,16 @@ def weight_grad(
         return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
     module = method_kernels("conv", x.dtype)
     x, g = _readable(x), _readable(g)
+    if size[1:] == (1, 1) and groups > 1:
+        apart = _apart_forward(groups, g.shape[2:], rows, cols, stride)
+        if apart:
+            slabs = max(1, min(len(g), _TASKS // groups))
+            sums = np.empty((slabs, groups, len(rows), len(cols)))
+            module.depthwise_weight_grad(
+                x, g, sums, apart.rows, apart.cols, apart.tile, *codes, workers
+            )
+            total: Array = sums.sum(axis=0).astype(x.dtype)
+            return total[:, None, None]
     shape = (g.shape[0], g.shape[2], g.shape[3])
     plan = _product(module.LANES, size, shape, rows, cols, stride)
     partial = np.empty((plan.slabs, *size, len(rows), len(cols)), x.real.dtype)
@@ -357,10 +473,17 @@ def input_grad(
             corner, dx.shape[2:], w.shape[3:], stride, dilation, before, strict=True
         )
     )
+    zeros = CODES["fill"], CODES["fill"]
     if len(down) < stride[0] or len(across) < stride[1]:
         dx[...] = 0
+    if _mixes_nothing(w):
+        plan = _apart_back(
+            w.shape[0], w.shape[3:], dx.shape[2:], corner, stride, dilation, before
+        )
+        if plan:
+            _depthwise(plan, g, w, dx, None, zeros, workers)
+            return
     back = w.transpose(0, 2, 1, 3, 4)
-    zeros = (CODES["fill"],) * 2
     for rows, every_a, at_u in down:
         for cols, every_b, at_v in across:
             taps = back[..., every_a, every_b]

@@ -226,6 +226,7 @@ class _Plan:
         # Channels that do not mix are so many correlations; with a stride so are the gradients,
         # phase by phase.
         apart = self.x[1] == self.y[1] == G and self.dilation == (1, 1)
+        apart = apart and not (G > 1 and self.dtype.kind == "f" and math.prod(self.kernel) <= 25)
         self.single = apart and self.stride == (1, 1)
         self.single_back = self.single or (apart and bound == "fill")
         self.down, self.across = (

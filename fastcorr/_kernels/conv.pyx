@@ -32,10 +32,12 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
-    M_MAX, T, V, vec, vfirst, vhold, vload, vmin, vsecond, vsplat, vstore, vzero,
+    ACC, M_MAX, T, V, vec, vfirst, vhold, vkeep, vlast, vload, vmask, vmin, vsecond, vsplat, vstore,
+    vzero,
 )
 
 cnp.import_array()
@@ -61,6 +63,7 @@ cdef struct Image:          # (N, channels, H, W); strides in lanes
     Py_ssize_t sc
     Py_ssize_t s0
     Py_ssize_t s1
+    const T *limit          # the end of what may be read
     int comps               # channels c * comps … lie interleaved
     Boundary bound0
     Boundary bound1
@@ -68,11 +71,14 @@ cdef struct Image:          # (N, channels, H, W); strides in lanes
 
 cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
     cdef Image p
-    cdef Py_ssize_t size = sizeof(T)
+    cdef Py_ssize_t n, size = sizeof(T)
     p.data = <T *> cnp.PyArray_DATA(x)
     p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
     p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
     p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
+    p.limit = p.data + comps
+    for n in range(4):
+        p.limit += max(x.shape[n] - 1, 0) * max(x.strides[n] // size, 0)
     p.comps = comps
     p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
     return p
@@ -80,6 +86,8 @@ cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
 
 cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
     """Where channel c lies."""
+    if x.comps == 1:
+        return c * x.sc
     return c // x.comps * x.sc + c % x.comps
 
 
@@ -114,17 +122,51 @@ cdef inline Py_ssize_t _slots(const Axis *axis, Py_ssize_t block, Py_ssize_t n) 
 
 
 cdef inline void _copy(const T *src, Py_ssize_t n, T *dst) noexcept nogil:
-    """Whole vectors; the last one is moved left onto its neighbour."""
+    """Whole vectors, or what comes nearest; the last one is moved left onto its neighbour."""
     cdef Py_ssize_t j = 0
-    if n < V:
-        for j in range(n):
-            dst[j] = src[j]
-        return
-    while j + V <= n:
-        vstore(dst + j, vload(src + j))
-        j += V
-    if j < n:
-        vstore(dst + n - V, vload(src + n - V))
+    if n >= V:
+        while j + V <= n:
+            vstore(dst + j, vload(src + j))
+            j += V
+        if j < n:
+            vstore(dst + n - V, vload(src + n - V))
+    elif n >= 4:
+        memcpy(dst, src, 4 * sizeof(T))
+        memcpy(dst + n - 4, src + n - 4, 4 * sizeof(T))
+    elif n >= 2:
+        memcpy(dst, src, 2 * sizeof(T))
+        memcpy(dst + n - 2, src + n - 2, 2 * sizeof(T))
+    elif n == 1:
+        dst[0] = src[0]
+
+
+cdef inline void _every_second(const T *src, Py_ssize_t n, T *dst, const T *limit) noexcept nogil:
+    """dst[t] = src[2 * t]; vectors may read what lies between and beyond, but not the limit."""
+    cdef Py_ssize_t t = 0
+    cdef vec x, y, z
+    cdef T some[64]
+    while t < n:
+        if V == 1 or src + 2 * (t + V) > limit:
+            dst[t] = src[2 * t]
+            t += 1
+            continue
+        x, y = vload(src + 2 * t), vload(src + 2 * t + V)
+        # The steps of a transposition, from halves to single lanes.
+        if V > 4:
+            z = vfirst(x, y, 4)
+            y = vsecond(x, y, 4)
+            x = z
+        if V > 2:
+            z = vfirst(x, y, 2)
+            y = vsecond(x, y, 2)
+            x = z
+        x = vfirst(x, y, 1)
+        if t + V <= n:
+            vstore(dst + t, x)
+        else:
+            vstore(some, x)
+            _copy(some, n - t, dst + t)
+        t += V
 
 
 cdef inline void _fill(
@@ -152,47 +194,88 @@ cdef struct Block:
     Py_ssize_t nj
 
 
+# Where a group of columns begins in x and in a line of the scratch, and which slots x itself fills.
+cdef struct Span:
+    Py_ssize_t at
+    Py_ssize_t slot
+    Py_ssize_t lo
+    Py_ssize_t hi
+    Py_ssize_t count
+
+
+cdef enum:
+    SPANS = 16
+
+
+cdef inline Py_ssize_t _spans(
+    const Image *x, const Axis *cols, Py_ssize_t block, Py_ssize_t h0, Py_ssize_t j0,
+    Py_ssize_t nj, Span *span,
+) noexcept nogil:
+    """Some groups of a block from h0 on; their number."""
+    cdef Py_ssize_t first = cols.blocks[4 * block + 2], h, stride = cols.stride
+    cdef Py_ssize_t n = min(SPANS, cols.blocks[4 * block + 3] - h0)
+    for h in range(n):
+        span[h].count = cols.groups[3 * (h0 + h) + 2] + nj
+        span[h].at = cols.groups[3 * (h0 + h) + 1] + j0 * stride
+        span[h].slot = cols.groups[3 * (h0 + h)] + (h0 + h - first) * nj
+        span[h].lo = _clip(_ceil(-span[h].at, stride), 0, span[h].count)
+        span[h].hi = _clip(_ceil(x.W - span[h].at, stride), span[h].lo, span[h].count)
+    return n
+
+
+cdef inline void _gather_line(
+    const Image *x, const T *row, const Span *span, Py_ssize_t stride, T *dst,
+) noexcept nogil:
+    """The slots of a group that meet one row of x, or zeros for a row beyond (NULL)."""
+    cdef Py_ssize_t t, n = span.hi - span.lo, step = stride * x.s1
+    cdef const T *src
+    if row == NULL:
+        for t in range(span.count):
+            dst[t] = <T> 0
+        return
+    src = row + span.at * x.s1 + span.lo * step
+    if span.lo > 0:
+        _fill(x, row, span.at, stride, 0, span.lo, dst, 1)
+    if step == 1:
+        _copy(src, n, dst + span.lo)
+    elif step == 2:
+        _every_second(src, n, dst + span.lo, x.limit)
+    else:
+        for t in range(n):
+            dst[span.lo + t] = src[t * step]
+    if span.hi < span.count:
+        _fill(x, row, span.at, stride, span.hi, span.count, dst, 1)
+
+
 cdef void _gather(
     const Image *x, const Axis *rows, Py_ssize_t rb, const Axis *cols, Py_ssize_t cb,
     const Block *block, Py_ssize_t c0, Py_ssize_t c1, T *dst,
     Py_ssize_t image_ld, Py_ssize_t channel_ld, Py_ssize_t row_ld,
 ) noexcept nogil:
     """Bring the pixels that a block needs of channels [c0, c1) into dst, slot by slot."""
-    cdef Py_ssize_t g, h, s, t, n, c, i, at, lo, hi, count, width, span, step, length
+    cdef Py_ssize_t g, h, h0, s, n, c, i, spans, _step, _length
     cdef const T *row
     cdef T *line
-    cdef T *target
-    for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
-        span = rows.groups[3 * g + 2] + block.ni
-        for s in range(span):
-            i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
-            i = run_at(i, x.H, x.bound0, &step, &length)
-            line = dst + (rows.groups[3 * g]
-                          + (g - rows.blocks[4 * rb + 2]) * block.ni + s) * row_ld
-            for h in range(cols.blocks[4 * cb + 2], cols.blocks[4 * cb + 3]):
-                count = cols.groups[3 * h + 2] + block.nj
-                at = cols.groups[3 * h + 1] + block.j0 * cols.stride
-                lo = _clip(_ceil(-at, cols.stride), 0, count)
-                hi = _clip(_ceil(x.W - at, cols.stride), lo, count)
-                step = cols.stride * x.s1
-                width = (cols.groups[3 * h] + (h - cols.blocks[4 * cb + 2]) * block.nj)
+    cdef Span span[SPANS]
+    h0 = cols.blocks[4 * cb + 2]
+    while h0 < cols.blocks[4 * cb + 3]:
+        spans = _spans(x, cols, cb, h0, block.j0, block.nj, span)
+        for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
+            for s in range(rows.groups[3 * g + 2] + block.ni):
+                i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
+                i = run_at(i, x.H, x.bound0, &_step, &_length)
+                line = dst + (rows.groups[3 * g]
+                              + (g - rows.blocks[4 * rb + 2]) * block.ni + s) * row_ld
                 for n in range(block.images):
                     for c in range(c0, c1):
-                        target = line + n * image_ld + (c - c0) * channel_ld + width
-                        if i < 0:
-                            for t in range(count):
-                                target[t] = <T> 0
-                            continue
-                        row = x.data + (block.n0 + n) * x.sn + _channel(x, c) + i * x.s0
-                        if lo > 0:
-                            _fill(x, row, at, cols.stride, 0, lo, target, 1)
-                        if step == 1:
-                            _copy(row + (at + lo), hi - lo, target + lo)
-                        else:
-                            for t in range(lo, hi):
-                                target[t] = row[at * x.s1 + t * step]
-                        if hi < count:
-                            _fill(x, row, at, cols.stride, hi, count, target, 1)
+                        row = NULL
+                        if i >= 0:
+                            row = x.data + (block.n0 + n) * x.sn + _channel(x, c) + i * x.s0
+                        for h in range(spans):
+                            _gather_line(x, row, span + h, cols.stride,
+                                         line + n * image_ld + (c - c0) * channel_ld
+                                         + span[h].slot)
+        h0 += spans
 
 
 # ---------------------------------------------------------------- the layer
@@ -219,7 +302,6 @@ cdef struct Job:
     Py_ssize_t tile[3]          # images, rows and columns of a block
     Py_ssize_t tiles[3]         # blocks
     bint in_place               # the image itself can be read as if it were the scratch
-    const T *limit              # the end of what may be read of it
     Py_ssize_t depth            # most k of a chunk
 
 
@@ -534,7 +616,7 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
                     k += 1
         # Vectors may reach beyond the last pixel's last tap: of the scratch they may, not of x.
         far += (block.images - 1) * image_ld + (block.ni - 1) * row_ld + block.nj - 1 + 2 * V
-        limit = job.limit if job.in_place and src + far > job.limit else NULL
+        limit = job.x.limit if job.in_place and src + far > job.x.limit else NULL
         w = _panel(job, group, k0, 0, depth)
         q = 0
         while q < pixels:
@@ -603,9 +685,6 @@ def conv(
     job.bias = NULL if bias is None else <T *> cnp.PyArray_DATA(bias)
     job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
     job.in_place = in_place
-    job.limit = job.x.data + 1
-    for n in range(4):
-        job.limit += (x.shape[n] - 1) * (x.strides[n] // size)
     job.K = job.depth = 0
     for n in range(job.n_chunks):
         job.K += _depth(&job, n)
@@ -650,6 +729,11 @@ def conv(
     finally:
         PyMem_RawFree(base)
         PyMem_RawFree(packed)
+
+
+# ---------------------------------------------------------------- channels that do not mix
+
+include "depthwise.pxi"
 
 
 # ---------------------------------------------------------------- gradient to the weight
