@@ -105,11 +105,11 @@ _TABLE = 1 << 16
 _TASKS = 16
 _PARTIAL = 1 << 19
 _MACS_PER_SLAB = 1 << 20
-# Of channels that do not mix: columns of a block at most, rows of a register tile, and slots of
-# the scratch, which stay in the first-level cache.
-_APART_COLS = 1024
-_APART_ROWS = 7
-_APART_SLOTS = 6144
+# Of channels that do not mix: columns of a block at most, and pixels of it; more than so many
+# cannot be where taps lie far apart.
+_APART_COLS = 512
+_APART_SLOTS = 1024
+_APART_MOST = 1 << 14
 
 
 class _Sum(NamedTuple):
@@ -238,11 +238,12 @@ def _product(
 class _Apart(NamedTuple):
     """How `depthwise` goes through its taps and outputs."""
 
-    rows: _Axis
-    cols: _Axis
-    down: tuple[Array, Array, int]  # rows of w, phases, distance
+    rows: tuple[Array, Array, Array]  # taps, groups and blocks of an `_Axis` of stride 1
+    cols: tuple[Array, Array, Array]
+    down: tuple[Array, Array, int]  # rows of w, phases, rows of y between them
     across: tuple[Array, Array, int]
-    tile: tuple[int, int, int]
+    stride: Pair
+    tile: Pair
 
 
 def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[tuple[int, ...], Array, Array]:
@@ -259,12 +260,7 @@ def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[tuple[int, ...],
 
 
 def _apart(
-    channels: int,
-    kernel: Pair,
-    shape: Pair,
-    stride: Pair,
-    down: list[Phase],
-    across: list[Phase],
+    kernel: Pair, shape: Pair, stride: Pair, down: list[Phase], across: list[Phase]
 ) -> _Apart | None:
     """None where no tap meets anything, or the taps lie too far apart for the scratch."""
     if not (down and across):
@@ -272,42 +268,38 @@ def _apart(
     (offsets0, at0, table0), (offsets1, at1, table1) = (
         _table(*axis) for axis in zip((down, across), kernel, shape, strict=True)
     )
-    n = int(table0[:, 3].max()), int(table1[:, 3].max())
+    steps = down[0][2].step, across[0][2].step
+    n = -(-shape[0] // steps[0]), -(-shape[1] // steps[1])
     wide = _even(n[1], _APART_COLS)
-    cols = _axis(offsets1, stride[1], wide, len(offsets1))
-    line = _slots(cols, wide)
-    high = max(1, _APART_SLOTS // (stride[0] * line * _APART_ROWS)) * _APART_ROWS
-    high = min(n[0], high)
-    rows = _axis(offsets0, stride[0], high, len(offsets0))
-    plane = _slots(rows, high) * line
-    if plane + math.prod(kernel) > _SCRATCH:
+    cols = _axis(offsets1, 1, (wide - 1) * stride[1] + 1, len(offsets1))
+    line = _slots(cols, (wide - 1) * stride[1] + 1)
+    high = _even(n[0], max(1, _APART_SLOTS // (stride[0] * line)))
+    rows = _axis(offsets0, 1, (high - 1) * stride[0] + 1, len(offsets0))
+    block = (_slots(rows, (high - 1) * stride[0] + 1) + len(offsets0)) * line
+    if max(block, math.prod(steps) * wide, math.prod(kernel)) > _APART_MOST:
         return None
-    together = _even(channels, max(1, _APART_SLOTS // plane))
-    steps = [phases[0][2].step for phases in (down, across)]
     return _Apart(
-        rows, cols, (at0, table0, steps[0]), (at1, table1, steps[1]), (together, high, wide)
+        rows[1:], cols[1:], (at0, table0, steps[0]), (at1, table1, steps[1]), stride, (high, wide)
     )
 
 
 @functools.lru_cache(maxsize=1024)
 def _apart_forward(
-    channels: int, shape: Pair, rows: tuple[int, ...], cols: tuple[int, ...], stride: Pair
+    shape: Pair, rows: tuple[int, ...], cols: tuple[int, ...], stride: Pair
 ) -> _Apart | None:
     all_of_it = slice(0, None, 1)
     down, across = ([(offsets, all_of_it, all_of_it)] for offsets in (rows, cols))
-    return _apart(channels, (len(rows), len(cols)), shape, stride, down, across)
+    return _apart((len(rows), len(cols)), shape, stride, down, across)
 
 
 @functools.lru_cache(maxsize=1024)
 def _apart_back(
-    channels: int, kernel: Pair, shape: Pair, corner: Pair, stride: Pair, dilation: Pair,
-    before: Pair,
+    kernel: Pair, shape: Pair, corner: Pair, stride: Pair, dilation: Pair, before: Pair
 ) -> _Apart | None:  # fmt: skip
     down, across = (
-        phases(*axis)
-        for axis in zip(corner, shape, kernel, stride, dilation, before, strict=True)
+        phases(*axis) for axis in zip(corner, shape, kernel, stride, dilation, before, strict=True)
     )
-    return _apart(channels, kernel, shape, (1, 1), down, across)
+    return _apart(kernel, shape, (1, 1), down, across)
 
 
 # ---------------------------------------------------------------- calling the kernels
@@ -326,7 +318,7 @@ def _depthwise(
     """The sum for channels that do not mix: w is (C, 1, 1, kh, kw)."""
     method_kernels("conv", x.dtype).depthwise(
         _readable(x), w[:, 0, 0], y, bias, plan.rows, plan.cols, plan.down, plan.across,
-        plan.tile, *codes, relu, workers,
+        plan.stride, plan.tile, *codes, relu, workers,
     )  # fmt: skip
 
 
@@ -371,9 +363,9 @@ def layer(
         y[...] = 0 if bias is None else bias[:, None, None]
         return
     if _mixes_nothing(w):
-        plan = _apart_forward(w.shape[0], y.shape[2:], rows, cols, stride)
-        if plan:
-            _depthwise(plan, x, w, y, bias, codes, workers, relu)
+        apart = _apart_forward((y.shape[2], y.shape[3]), rows, cols, stride)
+        if apart:
+            _depthwise(apart, x, w, y, bias, codes, workers, relu)
             return
     module = method_kernels("conv", x.dtype)
     x = _readable(x)
@@ -416,12 +408,12 @@ def weight_grad(
     module = method_kernels("conv", x.dtype)
     x, g = _readable(x), _readable(g)
     if size[1:] == (1, 1) and groups > 1:
-        apart = _apart_forward(groups, g.shape[2:], rows, cols, stride)
+        apart = _apart_forward((g.shape[2], g.shape[3]), rows, cols, stride)
         if apart:
             slabs = max(1, min(len(g), _TASKS // groups))
             sums = np.empty((slabs, groups, len(rows), len(cols)))
             module.depthwise_weight_grad(
-                x, g, sums, apart.rows, apart.cols, apart.tile, *codes, workers
+                x, g, sums, apart.rows, apart.cols, stride, apart.tile, *codes, workers
             )
             total: Array = sums.sum(axis=0).astype(x.dtype)
             return total[:, None, None]
@@ -474,15 +466,14 @@ def input_grad(
         )
     )
     zeros = CODES["fill"], CODES["fill"]
-    if len(down) < stride[0] or len(across) < stride[1]:
-        dx[...] = 0
     if _mixes_nothing(w):
-        plan = _apart_back(
-            w.shape[0], w.shape[3:], dx.shape[2:], corner, stride, dilation, before
-        )
+        kernel, shape = (w.shape[3], w.shape[4]), (dx.shape[2], dx.shape[3])
+        plan = _apart_back(kernel, shape, corner, stride, dilation, before)
         if plan:
             _depthwise(plan, g, w, dx, None, zeros, workers)
             return
+    if len(down) < stride[0] or len(across) < stride[1]:
+        dx[...] = 0
     back = w.transpose(0, 2, 1, 3, 4)
     for rows, every_a, at_u in down:
         for cols, every_b, at_v in across:

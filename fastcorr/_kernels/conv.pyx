@@ -36,8 +36,7 @@ from libc.string cimport memcpy
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
-    ACC, M_MAX, T, V, vec, vfirst, vhold, vkeep, vlast, vload, vmask, vmin, vsecond, vsplat, vstore,
-    vzero,
+    M_MAX, T, V, vec, vfirst, vhold, vload, vmin, vsecond, vsplat, vstore, vzero,
 )
 
 cnp.import_array()
@@ -731,11 +730,6 @@ def conv(
         PyMem_RawFree(packed)
 
 
-# ---------------------------------------------------------------- channels that do not mix
-
-include "depthwise.pxi"
-
-
 # ---------------------------------------------------------------- gradient to the weight
 
 cdef struct GradJob:
@@ -764,46 +758,119 @@ cdef struct GradJob:
     Py_ssize_t room
 
 
+cdef inline void _bring(
+    const T *src, Py_ssize_t ld, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t n,
+    T *dst, Py_ssize_t width, const T *limit,
+) noexcept nogil:
+    """As `_transpose`, but columns up to the next whole vector of them are overwritten, too,
+    where x can be read so far."""
+    cdef Py_ssize_t t = 0, r, far = max(ld, 0) * (rows - 1) + V
+    if ld == 1:
+        for t in range(n):
+            _copy(src + t * step, rows, dst + t * width)
+        return
+    if step == 1 and rows >= V:
+        while n - t >= min(V, 3) and (t + V <= n or src + t + far <= limit):
+            r = 0
+            while r < rows:
+                r = min(r, rows - V)
+                _square(src + r * ld + t, ld, dst + t * width + r, width)
+                r += V
+            t += V
+    if t < n:
+        _transpose(src + t * step, ld, step, rows, n - t, dst + t * width, width)
+
+
 cdef void _gather_channels(
     const Image *x, const Axis *rows, Py_ssize_t rb, const Axis *cols, const Block *block,
     Py_ssize_t c0, Py_ssize_t channels, T *dst, Py_ssize_t row_slots, Py_ssize_t col_slots,
     Py_ssize_t width,
 ) noexcept nogil:
-    """As `_gather`, with the channels innermost: dst[image, row, column, channel]."""
-    cdef Py_ssize_t g, h, s, t, n, c, i, at, lo, hi, count, step, _length
+    """As `_gather`, with the channels innermost: dst[image, row, column, channel].
+
+    Slots are filled in ascending order; up to V of them beyond the last one are overwritten.
+    """
+    cdef Py_ssize_t g, h, h0, s, t, n, i, _step, _length
     cdef const T *row
-    cdef const T *here
     cdef T *line
-    for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
-        for s in range(rows.groups[3 * g + 2] + block.ni):
-            i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
-            i = run_at(i, x.H, x.bound0, &step, &_length)
-            for h in range(cols.blocks[2], cols.blocks[3]):
-                count = cols.groups[3 * h + 2] + block.nj
-                at = cols.groups[3 * h + 1] + block.j0 * cols.stride
-                lo = _clip(_ceil(-at, cols.stride), 0, count)
-                hi = _clip(_ceil(x.W - at, cols.stride), lo, count)
-                for n in range(block.images):
-                    t = (n * row_slots + rows.groups[3 * g]
-                         + (g - rows.blocks[4 * rb + 2]) * block.ni + s)
-                    line = dst + (t * col_slots + cols.groups[3 * h] + h * block.nj) * width
-                    if i < 0:
-                        for t in range(count):
-                            for c in range(channels):
-                                line[t * width + c] = <T> 0
-                        continue
-                    row = x.data + (block.n0 + n) * x.sn + i * x.s0
-                    step = cols.stride * x.s1
-                    if x.comps == 1:
-                        _transpose(row + c0 * x.sc + at * x.s1 + lo * step, x.sc, step, channels,
-                                   hi - lo, line + lo * width, width)
-                    for c in range(channels):
-                        here = row + _channel(x, c0 + c)
-                        if x.comps > 1:
-                            _transpose(here + at * x.s1 + lo * step, 0, step, 1, hi - lo,
-                                       line + lo * width + c, width)
-                        _fill(x, here, at, cols.stride, 0, lo, line + c, width)
-                        _fill(x, here, at, cols.stride, hi, count, line + c, width)
+    cdef Span span[SPANS]
+    _spans(x, cols, 0, 0, block.j0, block.nj, span)
+    for n in range(block.images):
+        for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
+            for s in range(rows.groups[3 * g + 2] + block.ni):
+                i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
+                i = run_at(i, x.H, x.bound0, &_step, &_length)
+                t = (n * row_slots + rows.groups[3 * g]
+                     + (g - rows.blocks[4 * rb + 2]) * block.ni + s)
+                line = dst + t * col_slots * width
+                row = x.data + (block.n0 + n) * x.sn + i * x.s0
+                for h in range(cols.blocks[3]):
+                    h0 = h // SPANS * SPANS
+                    if cols.blocks[3] > SPANS and h == h0:
+                        _spans(x, cols, 0, h0, block.j0, block.nj, span)
+                    _gather_columns(x, row if i >= 0 else NULL, span + h - h0, cols.stride, c0,
+                                    channels, line, width)
+
+
+cdef inline void _gather_columns(
+    const Image *x, const T *row, const Span *span, Py_ssize_t stride, Py_ssize_t c0,
+    Py_ssize_t channels, T *dst, Py_ssize_t width,
+) noexcept nogil:
+    """As `_gather_line`, with the channels innermost."""
+    cdef Py_ssize_t c, n = span.hi - span.lo, step = stride * x.s1
+    cdef const T *here
+    cdef T *middle
+    dst += span.slot * width
+    if row == NULL:
+        _zeros(dst, 0, span.count, channels, width)
+        return
+    if x.bound1 == FILL:
+        _zeros(dst, 0, span.lo, channels, width)
+    middle = dst + span.lo * width
+    if x.comps == 1:
+        _bring(row + c0 * x.sc + span.at * x.s1 + span.lo * step, x.sc, step, channels, n, middle,
+               width, x.limit)
+    else:
+        for c in range(channels):
+            here = row + _channel(x, c0 + c) + span.at * x.s1 + span.lo * step
+            _transpose(here, 0, step, 1, n, middle + c, width)
+    if x.bound1 == FILL:
+        _zeros(dst, span.hi, span.count, channels, width)
+        return
+    for c in range(channels):
+        here = row + _channel(x, c0 + c)
+        _fill(x, here, span.at, stride, 0, span.lo, dst + c, width)
+        _fill(x, here, span.at, stride, span.hi, span.count, dst + c, width)
+
+
+cdef inline void _zeros(
+    T *dst, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t channels, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t t, c
+    for t in range(t0, t1):
+        if channels == 2 * V:
+            vstore(dst + t * width, vzero())
+            vstore(dst + t * width + V, vzero())
+        else:
+            for c in range(channels):
+                dst[t * width + c] = <T> 0
+
+
+cdef void _bring_block(
+    const Image *g, const Block *block, Py_ssize_t c0, Py_ssize_t channels, T *dst,
+    Py_ssize_t width,
+) noexcept nogil:
+    """For every pixel of a block some of its channels; up to V pixels beyond are overwritten."""
+    cdef Py_ssize_t n, i, rows = block.ni, cols = block.nj
+    cdef const T *src
+    if g.s0 == cols * g.s1:         # rows lie one behind the other
+        rows, cols = 1, rows * cols
+    for n in range(block.images):
+        for i in range(rows):
+            src = (g.data + (block.n0 + n) * g.sn + c0 * g.sc + (block.i0 + i) * g.s0
+                   + block.j0 * g.s1)
+            _bring(src, g.sc, g.s1, channels, cols, dst, width, g.limit)
+            dst += cols * width
 
 
 cdef void _pack_grad(
@@ -812,14 +879,14 @@ cdef void _pack_grad(
     """For every pixel of a block its rows [m0, m1)."""
     cdef Py_ssize_t n, i, m, M = m1 - m0
     cdef const T *src
+    if g.comps == 1:
+        _bring_block(g, block, m0, M, dst, M)
+        return
     for n in range(block.images):
         for i in range(block.ni):
             src = g.data + (block.n0 + n) * g.sn + (block.i0 + i) * g.s0 + block.j0 * g.s1
-            if g.comps == 1:
-                _transpose(src + m0 * g.sc, g.sc, g.s1, M, block.nj, dst, M)
-            else:
-                for m in range(M):
-                    _transpose(src + _channel(g, m0 + m), 0, g.s1, 1, block.nj, dst + m, M)
+            for m in range(M):
+                _transpose(src + _channel(g, m0 + m), 0, g.s1, 1, block.nj, dst + m, M)
             dst += block.nj * M
 
 
@@ -996,9 +1063,12 @@ def conv_weight_grad(
         job.room_x = max(job.room_x, plane)
         job.room_table = max(job.room_table, ms * lanes * _taps(&job.rows, n))
     job.room_x *= channels if merged else _round_up(channels, 2 * V)
+    # Vectors reach beyond the last pixel, and squares beyond the last row of pixels.
+    job.room_x += V * (channels if merged else 2 * V)
     job.room_x = _round_up(job.room_x + 2 * V, ALIGN)
     job.room_table = _round_up(job.room_table, ALIGN)
-    job.room_g = _round_up(ms * job.tile[0] * job.tile[1] * job.tile[2], ALIGN)
+    job.room_g = ms * job.tile[0] * job.tile[1] * job.tile[2] + V * M_MAX
+    job.room_g = _round_up(job.room_g, ALIGN)
     job.room = (job.room_x + job.room_g + job.room_table + M_MAX * 2 * V
                 + _round_up(job.tile[0] * job.tile[1] * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
     macs = (<double> job.g.N * job.g.H * job.g.W * job.groups * job.M * job.C * job.ka * job.kb
@@ -1020,3 +1090,8 @@ def conv_weight_grad(
                 start = stop
     finally:
         PyMem_RawFree(base)
+
+
+# ---------------------------------------------------------------- channels that do not mix
+
+include "depthwise.pxi"
