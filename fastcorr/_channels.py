@@ -323,7 +323,7 @@ def _depthwise(
 
 
 def _mixes_nothing(w: Array) -> bool:
-    return w.dtype.kind == "f" and w.shape[0] > 1 and w.shape[1:3] == (1, 1)
+    return w.dtype.kind == "f" and w.shape[0] >= 4 and w.shape[1:3] == (1, 1)
 
 
 def _embed(w: Array) -> Array:
@@ -407,7 +407,7 @@ def weight_grad(
         return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
     module = method_kernels("conv", x.dtype)
     x, g = _readable(x), _readable(g)
-    if size[1:] == (1, 1) and groups > 1:
+    if size == (groups, 1, 1) and groups >= 4:
         apart = _apart_forward((g.shape[2], g.shape[3]), rows, cols, stride)
         if apart:
             slabs = max(1, min(len(g), _TASKS // groups))

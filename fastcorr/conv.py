@@ -3,7 +3,7 @@
 Every call goes one way: shapes, types and names are checked and become a plan (`_Plan`), which
 is kept; then the kernels compute one of two sums (`layer`, `weight_grad`).  The gradient to
 the input is the first of them again, once for each phase of the stride (`input_grad`), and a
-transposed convolution is that gradient.  Channels that do not mix, at stride 1, go to the
+transposed convolution is that gradient.  Large images of channels that do not mix go to the
 single-channel kernels of `correlate2d`.
 """
 
@@ -42,6 +42,8 @@ PADDING_MODES = {
 
 # A thread must save more than it costs to wake: about 60 us of work.
 _MACS_PER_WORKER = 1 << 22
+# Pixels of a channel up to which short kernels have channels as lanes, not pixels.
+_SHORT = 1 << 12
 # Coordinates are 64-bit numbers, and sums of a few such must be, too.
 _LARGEST = 1 << 60
 
@@ -224,9 +226,12 @@ class _Plan:
             for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
         )
         # Channels that do not mix are so many correlations; with a stride so are the gradients,
-        # phase by phase.
+        # phase by phase.  Kernels whose lanes are channels do better where rows are short.
+        taps, pixels = math.prod(self.kernel), self.y[2] * self.y[3]
+        short = taps <= 81 and pixels <= (_SHORT if taps <= 25 else _SHORT // 4)
+        lanes = G >= 4 and taps <= 81 and (self.stride != (1, 1) or (G >= 8 and short))
         apart = self.x[1] == self.y[1] == G and self.dilation == (1, 1)
-        apart = apart and not (G > 1 and self.dtype.kind == "f" and math.prod(self.kernel) <= 25)
+        apart = apart and not (lanes and self.dtype.kind == "f")
         self.single = apart and self.stride == (1, 1)
         self.single_back = self.single or (apart and bound == "fill")
         self.down, self.across = (
@@ -237,8 +242,8 @@ class _Plan:
         )
         macs = math.prod(self.y) * math.prod(w[1:]) * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = max(1, macs // _MACS_PER_WORKER)
-        self.module, lanes = kernels(self.dtype)
-        self.zero = np.zeros(1, lanes)
+        self.module, lane = kernels(self.dtype)
+        self.zero = np.zeros(1, lane)
 
     def weight(self, weight: Array) -> Array:
         """The weight as (groups, O, C, kh, kw) of the convolution, in the type of the result."""

@@ -662,7 +662,7 @@ def conv(
     bint relu,                      # max(…, 0) of all: of real arrays
     int workers,
 ):
-    """y = x correlated with w, plus the bias.  Complex: channels, rows of w and bias count re and im."""
+    """y = x correlated with w, plus bias.  Complex: channels, rows of w and bias count re and im."""
     cdef Job job
     cdef Room room
     cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T)
