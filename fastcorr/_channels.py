@@ -96,6 +96,8 @@ _PIXELS = 384
 _MOST_PIXELS = 1536
 _BLOCKS = 16
 _SCRATCH = 1 << 17
+# Of the gradient to the input: pixels of all channels that the phases of the stride read and write.
+_BACK = 1 << 18
 # Of the weight gradient: pixels summed in registers; rows and channels of a task's table and
 # lanes of it at most; tasks and partial sums.
 _GRAD_PIXELS = 256
@@ -132,6 +134,7 @@ def _sum(
     cols: tuple[int, ...],
     stride: Pair,
     readable: bool,
+    scattered: bool,
 ) -> _Sum:
     in_place = readable and all(
         min(taps) >= 0 and max(taps) + (n - 1) * s < size
@@ -145,7 +148,8 @@ def _sum(
         together = 1
         across = _even(len(cols), _DEPTH)
         size = _even(len(rows), max(1, _DEPTH // across)), across
-    for pixels in (min(_MOST_PIXELS, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
+    most = _PIXELS if scattered else _MOST_PIXELS
+    for pixels in (min(most, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
         tile = _tile(shape, pixels, 2 * lanes)
         axes = [
             _axis(taps, s, n, part, in_place)
@@ -349,11 +353,13 @@ def layer(
     codes: Pair,
     workers: int,
     relu: bool = False,
+    own: bool = False,
 ) -> None:
     """y[n, m, i, j] = bias[m] + sum of X[n, c, i*s0 + rows[a], j*s1 + cols[b]] * w[g, m, c, a, b].
 
     x, w, y and bias are of one type; w is (groups, M, C, kh, kw).  `relu`: negative numbers and
-    -0.0 become 0, NaN stays; real arrays only.
+    -0.0 become 0, NaN stays; real arrays only.  `own`: y is a phase of an array that nobody else
+    reads or writes meanwhile, so what lies between its pixels may be written again as it was.
     """
     if y.size == 0:
         return
@@ -380,12 +386,18 @@ def layer(
     itemsize = x.dtype.itemsize
     readable = x.dtype.kind != "c" and x.strides[3] == itemsize and min(x.strides) >= 0
     shape = (y.shape[0], y.shape[2], y.shape[3])
-    plan = _sum(
-        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, readable
+    # Runs of pixels shorter than a register tile, and pixels that do not lie side by side.
+    scattered = y.dtype.kind == "f" and (
+        y.strides[3] != itemsize
+        or (y.shape[3] < 2 * module.LANES and y.strides[2] != y.shape[3] * itemsize)
     )
+    plan = _sum(
+        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, readable,
+        scattered,
+    )  # fmt: skip
     module.conv(
         x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
-        plan.chunks, plan.tile, *codes, plan.in_place, relu, workers,
+        plan.chunks, plan.tile, *codes, plan.in_place, scattered, own, relu, workers,
     )  # fmt: skip
 
 
@@ -475,10 +487,19 @@ def input_grad(
     if len(down) < stride[0] or len(across) < stride[1]:
         dx[...] = 0
     back = w.transpose(0, 2, 1, 3, 4)
-    for rows, every_a, at_u in down:
-        for cols, every_b, at_v in across:
-            taps = back[..., every_a, every_b]
-            layer(g, taps, dx[:, :, at_u, at_v], None, rows, cols, (1, 1), zeros, workers)
+    if len(down) * len(across) > 1 and w.dtype.kind == "f":
+        first = np.empty((w.shape[0], *w.shape[3:], *w.shape[1:3]), w.dtype)
+        method_kernels("conv", w.dtype).taps_first(w, first, workers)
+        back = first.transpose(0, 4, 3, 1, 2)
+    # As many images at a time as stay in the second-level cache, but rather more than weights.
+    one = max(1, (g.size + dx.size) // len(dx))
+    step = max(1, _BACK // one, 4 * w.size // one)
+    for n in range(0, len(dx), step):
+        some = slice(n, n + step)
+        for rows, every_a, at_u in down:
+            for cols, every_b, at_v in across:
+                taps, phase = back[..., every_a, every_b], dx[some, :, at_u, at_v]
+                layer(g[some], taps, phase, None, rows, cols, (1, 1), zeros, workers, own=True)
 
 
 @functools.lru_cache(maxsize=1024)

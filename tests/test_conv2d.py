@@ -1160,6 +1160,44 @@ def test_out_over_an_operand(dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", "fd")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("size", "k", "stride", "padding", "mode"),
+    [
+        ((7, 7), 3, 1, 1, "zeros"),
+        ((14, 9), 3, 2, 1, "zeros"),
+        ((15, 70), 5, 2, (3, 1), "zeros"),
+        ((9, 33), 3, (3, 2), 0, "zeros"),
+        ((6, 20), 1, 2, 0, "zeros"),  # pixels that no output meets
+        ((40, 600), 3, 2, 1, "zeros"),  # blocks of columns
+        ((12, 11), 3, 1, 2, "reflect"),
+        ((12, 11), 4, 2, 2, "circular"),
+    ],
+)
+def test_channels_that_do_not_mix(size, k, stride, padding, mode, layout, dtype, rng):
+    """Every number of lanes that a vector of channels may leave over."""
+    for channels in (1, 3, 4, 5, 8, 15, 16, 17, 33):
+        x, weight, bias = integers(
+            rng, (2, channels, *size), (channels, 1, k, k), (channels,), dtype=dtype
+        )
+        if layout == "NHWC":
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        arguments = stride, padding, 1, channels
+        y = conv.conv2d(x, weight, bias, *arguments, padding_mode=mode, workers=1)
+        expected = conv_oracle.conv2d(x, weight, bias, *arguments, mode=mode)
+        np.testing.assert_array_equal(y, expected)
+        dy = integers(rng, y.shape, dtype=dtype)[0]
+        if layout == "NHWC":
+            dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        grads = conv.conv2d_backward(dy, x, weight, *arguments, padding_mode=mode, workers=1)
+        expected = conv_oracle.conv2d_backward(dy, x, weight, *arguments, mode=mode)
+        for grad, exact in zip(grads, expected, strict=True):
+            np.testing.assert_array_equal(grad, exact)
+        again = conv.conv2d_backward(dy, x, weight, *arguments, padding_mode=mode, workers=3)
+        assert [a.tobytes() for a in again] == [a.tobytes() for a in grads]
+
+
+@pytest.mark.parametrize("dtype", "fd")
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC", "every second column"])
 @pytest.mark.parametrize(
     ("channels", "filters", "size", "k", "groups"),

@@ -302,6 +302,8 @@ cdef struct Job:
     Py_ssize_t tiles[3]         # blocks
     bint in_place               # the image itself can be read as if it were the scratch
     Py_ssize_t depth            # most k of a chunk
+    bint apart                  # results are summed in the scratch, as y holds them scattered
+    bint own                    # what lies between pixels of y is nobody else's meanwhile
 
 
 cdef inline Py_ssize_t _taps(const Axis *axis, Py_ssize_t block) noexcept nogil:
@@ -327,7 +329,8 @@ cdef inline void _pack_panel(
     Py_ssize_t m0, Py_ssize_t rows, T *dst,
 ) noexcept nogil:
     """For every k of channels [c0, c1) of a chunk the weights of a panel's rows."""
-    cdef Py_ssize_t nc = c1 - c0, na = _taps(&job.rows, ch[2]), nb = _taps(&job.cols, ch[3]), c, a
+    cdef Py_ssize_t nc = c1 - c0, na = _taps(&job.rows, ch[2]), nb = _taps(&job.cols, ch[3])
+    cdef Py_ssize_t c, a, b
     cdef const T *w = (job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
                        + job.rows.blocks[4 * ch[2]] * job.ws[3]
                        + job.cols.blocks[4 * ch[3]] * job.ws[4])
@@ -339,6 +342,13 @@ cdef inline void _pack_panel(
         if job.ws[2] == nb * job.ws[4]:
             nb *= nc
             nc = 1
+    if job.ws[1] == 1:
+        for c in range(nc):
+            for a in range(na):
+                for b in range(nb):
+                    _copy(w + c * job.ws[2] + a * job.ws[3] + b * job.ws[4], rows, dst)
+                    dst += rows
+        return
     for c in range(nc):
         for a in range(na):
             _transpose(w + c * job.ws[2] + a * job.ws[3], job.ws[1], job.ws[4], rows, nb, dst, rows)
@@ -522,6 +532,58 @@ cdef void _scatter(
                 dst[t * y.s1] = p[t]
 
 
+cdef inline void _spread(const T *src, Py_ssize_t n, T *dst) noexcept nogil:
+    """dst[2 * t] = src[t]; what lies between is written again as it was, beyond is untouched."""
+    cdef Py_ssize_t t = 0
+    cdef vec x, y, z
+    while V > 1 and t + V < n:
+        x = y = vload(src + t)
+        # The steps of a transposition, from single lanes to halves: each lane twice.
+        x, y = vfirst(x, x, 1), vsecond(y, y, 1)
+        if V > 2:
+            z = vfirst(x, y, 2)
+            y = vsecond(x, y, 2)
+            x = z
+        if V > 4:
+            z = vfirst(x, y, 4)
+            y = vsecond(x, y, 4)
+            x = z
+        vstore(dst + 2 * t, vsecond(x, vload(dst + 2 * t), 1))
+        vstore(dst + 2 * t + V, vsecond(y, vload(dst + 2 * t + V), 1))
+        t += V
+    while t < n:
+        dst[2 * t] = src[t]
+        t += 1
+
+
+cdef void _deliver(
+    const Job *job, const Block *block, const T *sums, Py_ssize_t ld, Py_ssize_t channel,
+    Py_ssize_t rows,
+) noexcept nogil:
+    """Write a block's sums, one row of pixels for each row m, to their places in y."""
+    cdef const Image *y = &job.y
+    cdef Py_ssize_t m, n, i, t, high = block.ni, wide = block.nj
+    cdef T *dst
+    cdef const T *src
+    if y.s0 == wide * y.s1:         # rows lie one behind the other
+        high, wide = 1, high * wide
+    for n in range(block.images):
+        for i in range(high):
+            src = sums + (n * high + i) * wide
+            dst = (y.data + (block.n0 + n) * y.sn + (block.i0 + i) * y.s0 + block.j0 * y.s1)
+            if y.comps == 1 and y.sc == 1:
+                _transpose(src, ld, 1, rows, wide, dst + channel, y.s1)
+                continue
+            for m in range(rows):
+                if y.s1 == 1:
+                    _copy(src + m * ld, wide, dst + _channel(y, channel + m))
+                elif y.s1 == 2 and job.own:
+                    _spread(src + m * ld, wide, dst + _channel(y, channel + m))
+                else:
+                    for t in range(wide):
+                        dst[_channel(y, channel + m) + t * y.s1] = src[m * ld + t]
+
+
 cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
     """The coordinate of x at which output 0 meets a tap, where each tap is its own group."""
     return axis.groups[3 * tap + 1]
@@ -530,6 +592,8 @@ cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
 cdef struct Room:           # of a worker's scratch, in lanes
     Py_ssize_t pixels
     Py_ssize_t panel
+    Py_ssize_t ld               # of a block's sums
+    Py_ssize_t sums
     Py_ssize_t total
 
 
@@ -546,7 +610,11 @@ cdef Room _room(const Job *job) noexcept nogil:
             room.pixels = max(room.pixels, size)
     room.pixels = _round_up(room.pixels + 2 * V, ALIGN)
     room.panel = _round_up((job.depth + 1) * 2 * V, ALIGN)
-    room.total = (room.pixels + room.panel + M_MAX * 2 * V
+    room.ld = room.sums = 0
+    if job.apart:
+        room.ld = _round_up(job.tile[0] * job.tile[1] * job.tile[2], 2 * V)
+        room.sums = _ceil(job.panels, job.parts) * M_MAX * room.ld
+    room.total = (room.pixels + room.panel + room.sums + M_MAX * 2 * V
                   + _round_up(job.depth * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
     return room
 
@@ -554,14 +622,15 @@ cdef Room _room(const Job *job) noexcept nogil:
 cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room) noexcept nogil:
     """One block of pixels of one group, for some of the panels of rows."""
     cdef Py_ssize_t part, group, n, c, a, b, k, k0, p, q, p0, p1, m0, m1, depth, pixels, far
-    cdef Py_ssize_t image_ld, channel_ld, row_ld, zero = 0
+    cdef Py_ssize_t image_ld, channel_ld, row_ld, ld, zero = 0
     cdef Block block
     cdef Run run[64]
     cdef int runs
     cdef bint whole, relu
     cdef const cnp.intp_t *ch
     cdef T *panel = scratch + room.pixels
-    cdef T *tile = panel + room.panel
+    cdef T *sums = panel + room.panel
+    cdef T *tile = sums + room.sums
     cdef Py_ssize_t *off = <Py_ssize_t *> (tile + M_MAX * 2 * V)
     cdef const T *src
     cdef const T *limit
@@ -621,27 +690,34 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
         while q < pixels:
             runs = _runs(job, &block, q, image_ld, row_ld, run)
             _pack_pixels(src, off, k, run, runs, limit, depth > k, panel)
-            whole = pixels - q >= 2 * V and _contiguous(&job.y, run, runs)
+            whole = job.apart or pixels - q >= 2 * V and _contiguous(&job.y, run, runs)
             for p in range(p0, p1):
                 m0 = _part(job.M, job.panels, p)
                 m1 = _part(job.M, job.panels, p + 1)
-                y = job.y.data + (group * job.M + m0) * job.y.sc + run[0].dst
+                ld = room.ld if job.apart else job.y.sc
+                if job.apart:
+                    y = sums + (m0 - _part(job.M, job.panels, p0)) * ld + q
+                else:
+                    y = job.y.data + (group * job.M + m0) * ld + run[0].dst
                 if whole and n == 0:
-                    _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, job.y.sc, m1 - m0,
-                          False)
+                    _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, ld, m1 - m0, False)
                     if relu:
-                        _rectify(y, job.y.sc, m1 - m0)
+                        _rectify(y, ld, m1 - m0)
                     continue
                 _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, tile, 2 * V, m1 - m0,
                       pixels - q <= V)
                 if whole:
-                    _add(tile, 2 * V, y, job.y.sc, m1 - m0)
+                    _add(tile, 2 * V, y, ld, m1 - m0)
                     if relu:
-                        _rectify(y, job.y.sc, m1 - m0)
+                        _rectify(y, ld, m1 - m0)
                 else:
                     _scatter(&job.y, tile, group * job.M + m0, m1 - m0, run, runs, n > 0, relu)
             q += 2 * V
         k0 += depth
+    if job.apart:
+        m0 = _part(job.M, job.panels, p0)
+        _deliver(job, &block, sums, room.ld, group * job.M + m0,
+                 _part(job.M, job.panels, p1) - m0)
 
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
@@ -659,10 +735,12 @@ def conv(
     tile,                           # images, rows and columns of a block of outputs
     int bound0, int bound1,         # Boundary of each axis
     bint in_place,                  # x itself can be read: no boundary met, taps of one group each
+    bint apart,                     # sums are finished in the scratch: y holds them scattered
+    bint own,                       # what lies between y's pixels may be written as it was
     bint relu,                      # max(…, 0) of all: of real arrays
     int workers,
 ):
-    """y = x correlated with w, plus bias.  Complex: channels, rows of w and bias count re and im."""
+    """y = x correlated with w, plus bias.  Complex: channels, rows of w, bias count re and im."""
     cdef Job job
     cdef Room room
     cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T)
@@ -680,7 +758,7 @@ def conv(
     job.w = <const T *> cnp.PyArray_DATA(w)
     for n in range(5):
         job.ws[n] = w.strides[n] // size
-    job.relu = relu
+    job.apart, job.own, job.relu = apart, own, relu
     job.bias = NULL if bias is None else <T *> cnp.PyArray_DATA(bias)
     job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
     job.in_place = in_place
@@ -728,6 +806,36 @@ def conv(
     finally:
         PyMem_RawFree(base)
         PyMem_RawFree(packed)
+
+
+def taps_first(
+    cnp.ndarray w not None,         # IN   (groups, M, C, kh, kw), of T, any strides
+    cnp.ndarray out not None,       # OUT  (groups, kh, kw, M, C), of T, C-contiguous
+    int workers,
+):
+    """The same weights with the taps outermost: phases of the stride read them several times."""
+    cdef Py_ssize_t M = w.shape[1], C = w.shape[2], kh = w.shape[3], kw = w.shape[4], t
+    cdef Py_ssize_t size = sizeof(T), total = w.shape[0] * M, ws[5]
+    cdef const T *src = <const T *> cnp.PyArray_DATA(w)
+    cdef T *dst = <T *> cnp.PyArray_DATA(out)
+    for t in range(5):
+        ws[t] = w.strides[t] // size
+    for t in prange(total, nogil=True, schedule="static", num_threads=workers,
+                    use_threads_if=workers > 1):
+        _turn(src + t // M * ws[0] + t % M * ws[1], ws, C, kh, kw,
+              dst + (t // M * kh * kw * M + t % M) * C, M * C)
+
+
+cdef void _turn(
+    const T *src, const Py_ssize_t *ws, Py_ssize_t C, Py_ssize_t kh, Py_ssize_t kw, T *dst,
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t a
+    if ws[3] == kw * ws[4]:
+        _transpose(src, ws[2], ws[4], C, kh * kw, dst, width)
+        return
+    for a in range(kh):
+        _transpose(src + a * ws[3], ws[2], ws[4], C, kw, dst + a * kw * width, width)
 
 
 # ---------------------------------------------------------------- gradient to the weight
