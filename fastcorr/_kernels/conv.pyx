@@ -223,9 +223,12 @@ cdef inline Py_ssize_t _spans(
 
 
 cdef inline void _gather_line(
-    const Image *x, const T *row, const Span *span, Py_ssize_t stride, T *dst,
+    const Image *x, const T *row, const Span *span, Py_ssize_t stride, bint ends, T *dst,
 ) noexcept nogil:
-    """The slots of a group that meet one row of x, or zeros for a row beyond (NULL)."""
+    """The slots of a group that meet one row of x, or zeros for a row beyond (NULL).
+
+    `ends`: only those beyond the ends of the row.
+    """
     cdef Py_ssize_t t, n = span.hi - span.lo, step = stride * x.s1
     cdef const T *src
     if row == NULL:
@@ -235,7 +238,9 @@ cdef inline void _gather_line(
     src = row + span.at * x.s1 + span.lo * step
     if span.lo > 0:
         _fill(x, row, span.at, stride, 0, span.lo, dst, 1)
-    if step == 1:
+    if ends:
+        pass
+    elif step == 1:
         _copy(src, n, dst + span.lo)
     elif step == 2:
         _every_second(src, n, dst + span.lo, x.limit)
@@ -252,7 +257,8 @@ cdef void _gather(
     Py_ssize_t image_ld, Py_ssize_t channel_ld, Py_ssize_t row_ld,
 ) noexcept nogil:
     """Bring the pixels that a block needs of channels [c0, c1) into dst, slot by slot."""
-    cdef Py_ssize_t g, h, h0, s, n, c, i, spans, _step, _length
+    cdef Py_ssize_t g, h, h0, s, n, c, i, spans, _step, _length, step = cols.stride * x.s1
+    cdef bint turned = x.sc == 1 and x.comps == 1 and x.s1 != 1     # channels lie innermost
     cdef const T *row
     cdef T *line
     cdef Span span[SPANS]
@@ -266,12 +272,18 @@ cdef void _gather(
                 line = dst + (rows.groups[3 * g]
                               + (g - rows.blocks[4 * rb + 2]) * block.ni + s) * row_ld
                 for n in range(block.images):
+                    if turned and i >= 0:
+                        row = x.data + (block.n0 + n) * x.sn + c0 + i * x.s0
+                        for h in range(spans):
+                            _transpose(row + span[h].at * x.s1 + span[h].lo * step, step, 1,
+                                       span[h].hi - span[h].lo, c1 - c0,
+                                       line + n * image_ld + span[h].slot + span[h].lo, channel_ld)
                     for c in range(c0, c1):
                         row = NULL
                         if i >= 0:
                             row = x.data + (block.n0 + n) * x.sn + _channel(x, c) + i * x.s0
                         for h in range(spans):
-                            _gather_line(x, row, span + h, cols.stride,
+                            _gather_line(x, row, span + h, cols.stride, turned,
                                          line + n * image_ld + (c - c0) * channel_ld
                                          + span[h].slot)
         h0 += spans
