@@ -490,7 +490,8 @@ def conv2d(
     The sum is a product of two matrices, of which the one made of the image's windows is never
     formed: tiles of it are packed as they are needed [1]_, at most a few hundred kilobytes a
     thread.  Packed weights take the room of the weights.  Channels that do not mix (``groups``
-    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`.
+    = C = O) have a kernel whose lanes are channels; large images at stride and dilation 1 are
+    correlated one by one, as by `correlate2d`.
 
     A result y has an error of at most about ``eps * K * sum |x| |weight|`` with K the smaller of
     384 and the number of terms, plus one rounding for every 192 terms.

@@ -19,6 +19,10 @@ needs next is packed:
                        scratch has the channels innermost (`_gather_channels`) and is read in
                        place; the gradient g is packed with its rows m innermost (`_pack_grad`).
 
+Where y does not lie pixel by pixel (phases of a stride, channels innermost, rows shorter than a
+tile), `conv` finishes a block's sums in the scratch and delivers them once (`_deliver`).  Channels
+that do not mix are in depthwise.pxi.
+
 A scratch holds every needed pixel once, stride by stride: see `Axis`.  Complex arrays come as
 real ones: twice the channels, of which each two lie interleaved (`comps`).
 
