@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.extlinks",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "performance_table.md"]
+exclude_patterns = ["_build", "*_table.md"]
 nitpicky = True
 # Words of numpydoc's type descriptions that are not objects to link to.
 nitpick_ignore_regex = [("py:class", ".*"), ("py:data", ".*")]

@@ -97,6 +97,8 @@ _PIXELS = 384
 _MOST_PIXELS = 1536
 _BLOCKS = 16
 _SCRATCH = 1 << 17
+# Of the gradient to the input: pixels of all channels that the phases of the stride read and write.
+_BACK = 1 << 18
 # Of the weight gradient: pixels summed in registers; rows and channels of a task's table and
 # lanes of it at most; tasks and partial sums.
 _GRAD_PIXELS = 256
@@ -106,6 +108,11 @@ _TABLE = 1 << 16
 _TASKS = 16
 _PARTIAL = 1 << 19
 _MACS_PER_SLAB = 1 << 20
+# Of channels that do not mix: columns of a block at most, and pixels of it; more than so many
+# cannot be where taps lie far apart.
+_APART_COLS = 512
+_APART_SLOTS = 1024
+_APART_MOST = 1 << 14
 
 
 class _Sum(NamedTuple):
@@ -128,6 +135,7 @@ def _sum(
     cols: tuple[int, ...],
     stride: Pair,
     readable: bool,
+    scattered: bool,
 ) -> _Sum:
     in_place = readable and all(
         min(taps) >= 0 and max(taps) + (n - 1) * s < size
@@ -141,7 +149,8 @@ def _sum(
         together = 1
         across = _even(len(cols), _DEPTH)
         size = _even(len(rows), max(1, _DEPTH // across)), across
-    for pixels in (min(_MOST_PIXELS, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
+    most = _PIXELS if scattered else _MOST_PIXELS
+    for pixels in (min(most, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
         tile = _tile(shape, pixels, 2 * lanes)
         axes = [
             _axis(taps, s, n, part, in_place)
@@ -231,7 +240,95 @@ def _product(
     )
 
 
+class _Apart(NamedTuple):
+    """How `depthwise` goes through its taps and outputs."""
+
+    rows: tuple[Array, Array, Array]  # taps, groups and blocks of an `_Axis` of stride 1
+    cols: tuple[Array, Array, Array]
+    down: tuple[Array, Array, int]  # rows of w, phases, rows of y between them
+    across: tuple[Array, Array, int]
+    stride: Pair
+    tile: Pair
+
+
+def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[tuple[int, ...], Array, Array]:
+    """All phases of an axis: offsets, the taps of w that have them, and the kernels' table."""
+    offsets: list[int] = []
+    every: list[int] = []
+    table = []
+    for some, taps, at in phases:
+        outputs = range(size)[at]
+        table.append((len(every), len(every) + len(some), outputs.start, len(outputs)))
+        offsets += some
+        every += range(k)[taps]
+    return tuple(offsets), np.array(every, np.intp), np.array(table, np.intp).reshape(-1, 4)
+
+
+def _apart(
+    kernel: Pair, shape: Pair, stride: Pair, down: list[Phase], across: list[Phase]
+) -> _Apart | None:
+    """None where no tap meets anything, or the taps lie too far apart for the scratch."""
+    if not (down and across):
+        return None
+    (offsets0, at0, table0), (offsets1, at1, table1) = (
+        _table(*axis) for axis in zip((down, across), kernel, shape, strict=True)
+    )
+    steps = down[0][2].step, across[0][2].step
+    n = -(-shape[0] // steps[0]), -(-shape[1] // steps[1])
+    wide = _even(n[1], _APART_COLS)
+    cols = _axis(offsets1, 1, (wide - 1) * stride[1] + 1, len(offsets1))
+    line = _slots(cols, (wide - 1) * stride[1] + 1)
+    high = _even(n[0], max(1, _APART_SLOTS // (stride[0] * line)))
+    rows = _axis(offsets0, 1, (high - 1) * stride[0] + 1, len(offsets0))
+    block = (_slots(rows, (high - 1) * stride[0] + 1) + len(offsets0)) * line
+    if max(block, math.prod(steps) * wide, math.prod(kernel)) > _APART_MOST:
+        return None
+    return _Apart(
+        rows[1:], cols[1:], (at0, table0, steps[0]), (at1, table1, steps[1]), stride, (high, wide)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _apart_forward(
+    shape: Pair, rows: tuple[int, ...], cols: tuple[int, ...], stride: Pair
+) -> _Apart | None:
+    all_of_it = slice(0, None, 1)
+    down, across = ([(offsets, all_of_it, all_of_it)] for offsets in (rows, cols))
+    return _apart((len(rows), len(cols)), shape, stride, down, across)
+
+
+@functools.lru_cache(maxsize=1024)
+def _apart_back(
+    kernel: Pair, shape: Pair, corner: Pair, stride: Pair, dilation: Pair, before: Pair
+) -> _Apart | None:  # fmt: skip
+    down, across = (
+        phases(*axis) for axis in zip(corner, shape, kernel, stride, dilation, before, strict=True)
+    )
+    return _apart(kernel, shape, (1, 1), down, across)
+
+
 # ---------------------------------------------------------------- calling the kernels
+
+
+def _depthwise(
+    plan: _Apart,
+    x: Array,
+    w: Array,
+    y: Array,
+    bias: Array | None,
+    codes: Pair,
+    workers: int,
+    relu: bool = False,
+) -> None:
+    """The sum for channels that do not mix: w is (C, 1, 1, kh, kw)."""
+    method_kernels("conv", x.dtype).depthwise(
+        readable(x), w[:, 0, 0], y, bias, plan.rows, plan.cols, plan.down, plan.across,
+        plan.stride, plan.tile, *codes, relu, workers,
+    )  # fmt: skip
+
+
+def _mixes_nothing(w: Array) -> bool:
+    return w.dtype.kind == "f" and w.shape[0] >= 4 and w.shape[1:3] == (1, 1)
 
 
 def embed(w: Array) -> Array:
@@ -268,16 +365,27 @@ def layer(
     stride: Pair,
     codes: Pair,
     workers: int,
+    relu: bool = False,
+    own: bool = False,
 ) -> None:
     """y[n, m, i, j] = bias[m] + sum of X[n, c, i*s0 + rows[a], j*s1 + cols[b]] * w[g, m, c, a, b].
 
-    x, w, y and bias are of one type; w is (groups, M, C, kh, kw).
+    x, w, y and bias are of one type; w is (groups, M, C, kh, kw).  `relu`: negative numbers and
+    -0.0 become 0, NaN stays; real arrays only.  `own`: y is a phase of an array that nobody else
+    reads or writes meanwhile, so what lies between its pixels may be written again as it was.
     """
     if y.size == 0:
         return
     if w.size == 0:
+        if bias is not None and relu:
+            bias = np.where(bias <= 0, 0, bias)
         y[...] = 0 if bias is None else bias[:, None, None]
         return
+    if _mixes_nothing(w):
+        apart = _apart_forward((y.shape[2], y.shape[3]), rows, cols, stride)
+        if apart:
+            _depthwise(apart, x, w, y, bias, codes, workers, relu)
+            return
     module = method_kernels("conv", x.dtype)
     x = readable(x)
     if (
@@ -291,12 +399,18 @@ def layer(
     itemsize = x.dtype.itemsize
     plain = x.dtype.kind != "c" and x.strides[3] == itemsize and min(x.strides) >= 0
     shape = (y.shape[0], y.shape[2], y.shape[3])
-    plan = _sum(
-        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, plain
+    # Runs of pixels shorter than a register tile, and pixels that do not lie side by side.
+    scattered = y.dtype.kind == "f" and (
+        y.strides[3] != itemsize
+        or (y.shape[3] < 2 * module.LANES and y.strides[2] != y.shape[3] * itemsize)
     )
+    plan = _sum(
+        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, plain,
+        scattered,
+    )  # fmt: skip
     module.conv(
         x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
-        plan.chunks, plan.tile, *codes, plan.in_place, workers,
+        plan.chunks, plan.tile, *codes, plan.in_place, scattered, own, relu, workers,
     )  # fmt: skip
 
 
@@ -318,6 +432,16 @@ def weight_grad(
         return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
     module = method_kernels("conv", x.dtype)
     x, g = readable(x), readable(g)
+    if size == (groups, 1, 1) and groups >= 4:
+        apart = _apart_forward((g.shape[2], g.shape[3]), rows, cols, stride)
+        if apart:
+            slabs = max(1, min(len(g), _TASKS // groups))
+            sums = np.empty((slabs, groups, len(rows), len(cols)))
+            module.depthwise_weight_grad(
+                x, g, sums, apart.rows, apart.cols, stride, apart.tile, *codes, workers
+            )
+            total: Array = sums.sum(axis=0).astype(x.dtype)
+            return total[:, None, None]
     shape = (g.shape[0], g.shape[2], g.shape[3])
     plan = _product(module.LANES, size, shape, rows, cols, stride)
     partial = np.empty((plan.slabs, *size, len(rows), len(cols)), x.real.dtype)
@@ -362,14 +486,29 @@ def input_grad(
             corner, dx.shape[2:], w.shape[3:], stride, dilation, before, strict=True
         )
     )
+    zeros = CODES["fill"], CODES["fill"]
+    if _mixes_nothing(w):
+        kernel, shape = (w.shape[3], w.shape[4]), (dx.shape[2], dx.shape[3])
+        plan = _apart_back(kernel, shape, corner, stride, dilation, before)
+        if plan:
+            _depthwise(plan, g, w, dx, None, zeros, workers)
+            return
     if len(down) < stride[0] or len(across) < stride[1]:
         dx[...] = 0
     back = w.transpose(0, 2, 1, 3, 4)
-    zeros = (CODES["fill"],) * 2
-    for rows, every_a, at_u in down:
-        for cols, every_b, at_v in across:
-            taps = back[..., every_a, every_b]
-            layer(g, taps, dx[:, :, at_u, at_v], None, rows, cols, (1, 1), zeros, workers)
+    if len(down) * len(across) > 1 and w.dtype.kind == "f":
+        first = np.empty((w.shape[0], *w.shape[3:], *w.shape[1:3]), w.dtype)
+        method_kernels("conv", w.dtype).taps_first(w, first, workers)
+        back = first.transpose(0, 4, 3, 1, 2)
+    # As many images at a time as stay in the second-level cache, but rather more than weights.
+    one = max(1, (g.size + dx.size) // len(dx))
+    step = max(1, _BACK // one, 4 * w.size // one)
+    for n in range(0, len(dx), step):
+        some = slice(n, n + step)
+        for rows, every_a, at_u in down:
+            for cols, every_b, at_v in across:
+                taps, phase = back[..., every_a, every_b], dx[some, :, at_u, at_v]
+                layer(g[some], taps, phase, None, rows, cols, (1, 1), zeros, workers, own=True)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -54,7 +54,7 @@ def choose(
     block = 16 if single else 8
     c, m = (-(-n // block) * block for n in (C, M))
     pixels = y[0] * y[2] * y[3]
-    best, cost = 0, pixels * C * (9 * M + _DIRECT[0]) + _DIRECT[1] * C * M
+    best, cost = 0, float(pixels * C * (9 * M + _DIRECT[0]) + _DIRECT[1] * C * M)
     for size, (product, channel, output, pair) in _COSTS.items():
         if size == 4 and single and not (rtol is not None and rtol >= _RTOL):
             break

@@ -3,7 +3,7 @@
 Every call goes one way: shapes, types and names are checked and become a plan (`_Plan`), which
 is kept; then the kernels compute one of two sums (`layer`, `weight_grad`).  The gradient to
 the input is the first of them again, once for each phase of the stride (`input_grad`), and a
-transposed convolution is that gradient.  Channels that do not mix, at stride 1, go to the
+transposed convolution is that gradient.  Large images of channels that do not mix go to the
 single-channel kernels of `correlate2d`.  Behind the checks all images are (N, C, H, W); those
 that come with the channels last are views.
 """
@@ -47,6 +47,8 @@ METHODS = "auto", "direct", "winograd", "winograd4"
 
 # A thread must save more than it costs to wake: about 60 us of work.
 _MACS_PER_WORKER = 1 << 22
+# Pixels of a channel up to which short kernels have channels as lanes, not pixels.
+_SHORT = 1 << 12
 # Coordinates are 64-bit numbers, and sums of a few such must be, too.
 _LARGEST = 1 << 60
 
@@ -292,9 +294,13 @@ class _Plan:
             for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
         )
         # Channels that do not mix are so many correlations; with a stride so are the gradients,
-        # phase by phase.
+        # phase by phase.  Kernels whose lanes are channels do better where rows are short.
+        taps, pixels = math.prod(self.kernel), self.y[2] * self.y[3]
+        short = taps <= 81 and pixels <= (_SHORT if taps <= 25 else _SHORT // 4)
+        lanes = G >= 4 and taps <= 81 and (self.stride != (1, 1) or (G >= 8 and short))
         mixed = not self.x[1] == self.y[1] == G
         apart = not mixed and self.dilation == (1, 1)
+        apart = apart and not (lanes and self.dtype.kind == "f")
         self.single = apart and self.stride == (1, 1)
         self.single_back = self.single or (apart and bound == "fill")
         self.down, self.across = (
@@ -312,8 +318,8 @@ class _Plan:
         self.method = method
         macs = math.prod(self.y) * math.prod(w[1:]) * (4 if self.dtype.kind == "c" else 1)
         self.useful_workers = max(1, macs // _MACS_PER_WORKER)
-        self.module, lanes = kernels(self.dtype)
-        self.zero = np.zeros(1, lanes)
+        self.module, lane = kernels(self.dtype)
+        self.zero = np.zeros(1, lane)
 
     def weight(self, weight: Array) -> Array:
         """The weight as (groups, O, C, kh, kw) of the convolution, in the type of the result."""
@@ -406,15 +412,14 @@ def _forward(plan: _Plan, x: Array, weight: Array, bias: Array | None, y: Array,
         run(plan.module, xs, k, ys, plan.corner, plan.codes, plan.zero, n, plan.method)
         if bias is not None:
             np.add(y, bias[:, None, None], out=y)
+        if plan.relu:
+            _relu(y)
     elif plan.winograd:
         w = plan.weight(weight)
         _winograd.layer(x, w, y, bias, plan.winograd, plan.corner, plan.codes, n, plan.relu)
-        return
     else:
         w = plan.weight(weight)
-        layer(x, w, y, bias, plan.rows, plan.cols, plan.stride, plan.codes, n)
-    if plan.relu:
-        _relu(y)
+        layer(x, w, y, bias, plan.rows, plan.cols, plan.stride, plan.codes, n, plan.relu)
 
 
 def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
@@ -612,8 +617,9 @@ def conv2d(
     The sum is a product of two matrices, of which the one made of the image's windows is never
     formed: tiles of it are packed as they are needed [1]_, at most a few hundred kilobytes a
     thread.  Packed weights take the room of the weights.  Channels that do not mix (``groups``
-    = C = O) at stride and dilation 1 are correlated one by one, as by `correlate2d`, which has
-    methods of its own for large kernels; ``method='direct'`` keeps from those too.
+    = C = O) have a kernel whose lanes are channels; large images at stride and dilation 1 are
+    correlated one by one, as by `correlate2d`, which has methods of its own for large kernels;
+    ``method='direct'`` keeps from those too.
 
     For the gradients of a layer with ``activation='relu'`` give `conv2d_backward` the gradient
     ``dy * (y > 0)``.

@@ -21,7 +21,8 @@ import pytest
 from conv_cases import Case
 
 import fastcorr
-from fastcorr import _dispatch, conv
+from fastcorr import _channels, _dispatch, conv
+from fastcorr._boundary import CODES
 from fastcorr._kernels import _cpu
 
 FUNCTIONS = ("conv2d", "conv2d_backward", "conv2d_output_shape", "conv_transpose2d",
@@ -1156,6 +1157,77 @@ def test_out_over_an_operand(dtype, rng):
 
 
 # ---------------------------------------------------------------- special sizes
+
+
+@pytest.mark.parametrize("dtype", "fd")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("size", "k", "stride", "padding", "mode"),
+    [
+        ((7, 7), 3, 1, 1, "zeros"),
+        ((14, 9), 3, 2, 1, "zeros"),
+        ((15, 70), 5, 2, (3, 1), "zeros"),
+        ((9, 33), 3, (3, 2), 0, "zeros"),
+        ((6, 20), 1, 2, 0, "zeros"),  # pixels that no output meets
+        ((40, 600), 3, 2, 1, "zeros"),  # blocks of columns
+        ((12, 11), 3, 1, 2, "reflect"),
+        ((12, 11), 4, 2, 2, "circular"),
+    ],
+)
+def test_channels_that_do_not_mix(size, k, stride, padding, mode, layout, dtype, rng):
+    """Every number of lanes that a vector of channels may leave over."""
+    for channels in (1, 3, 4, 5, 8, 15, 16, 17, 33):
+        x, weight, bias = integers(
+            rng, (2, channels, *size), (channels, 1, k, k), (channels,), dtype=dtype
+        )
+        if layout == "NHWC":
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        arguments = stride, padding, 1, channels
+        y = conv.conv2d(x, weight, bias, *arguments, padding_mode=mode, workers=1)
+        expected = conv_oracle.conv2d(x, weight, bias, *arguments, mode=mode)
+        np.testing.assert_array_equal(y, expected)
+        dy = integers(rng, y.shape, dtype=dtype)[0]
+        if layout == "NHWC":
+            dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        grads = conv.conv2d_backward(dy, x, weight, *arguments, padding_mode=mode, workers=1)
+        expected = conv_oracle.conv2d_backward(dy, x, weight, *arguments, mode=mode)
+        for grad, exact in zip(grads, expected, strict=True):
+            np.testing.assert_array_equal(grad, exact)
+        again = conv.conv2d_backward(dy, x, weight, *arguments, padding_mode=mode, workers=3)
+        assert [a.tobytes() for a in again] == [a.tobytes() for a in grads]
+
+
+@pytest.mark.parametrize("dtype", "fd")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "every second column"])
+@pytest.mark.parametrize(
+    ("channels", "filters", "size", "k", "groups"),
+    [(5, 7, 9, 3, 1), (3, 14, 40, 1, 1), (100, 13, 6, 3, 1), (1, 2, 1, 1, 1), (4, 4, 11, 3, 4)],
+)
+def test_rectified_in_the_store(channels, filters, size, k, groups, layout, dtype, rng):
+    x = rng.standard_normal((2, channels, size, size)).astype(dtype)
+    w = rng.standard_normal((groups, filters // groups, channels // groups, k, k)).astype(dtype)
+    bias = rng.standard_normal(filters).astype(dtype)
+    x[0, 0, 0, 0] = np.nan
+    x[1] = 0  # results of bias alone,
+    bias[0], bias[-1] = -0.0, -9  # among them zeros of both signs
+    codes = (CODES["fill"],) * 2
+    taps = tuple(range(-(k // 2), k - k // 2))
+
+    def result(relu):
+        if layout == "NHWC":
+            y = np.full((2, size, size, filters), 7, dtype).transpose(0, 3, 1, 2)
+        else:
+            y = np.full((2, filters, size, 2 * size), 7, dtype)[..., : size * 2 : 2]
+            y = y if layout != "NCHW" else np.ascontiguousarray(y)
+        _channels.layer(x, w, y, bias, taps, taps, (1, 1), codes, 1, relu=relu)
+        return y
+
+    plain, rectified = result(False), result(True)
+    assert np.isnan(plain).any()
+    assert (plain < 0).any()
+    expected = np.where(plain <= 0, np.zeros((), dtype), plain)
+    np.testing.assert_array_equal(rectified, expected)
+    assert not np.signbit(rectified[~np.isnan(rectified)]).any()
 
 
 @pytest.mark.parametrize("dtype", "fdFD")

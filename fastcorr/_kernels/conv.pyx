@@ -19,6 +19,10 @@ needs next is packed:
                        scratch has the channels innermost (`_gather_channels`) and is read in
                        place; the gradient g is packed with its rows m innermost (`_pack_grad`).
 
+Where y does not lie pixel by pixel (phases of a stride, channels innermost, rows shorter than a
+tile), `conv` finishes a block's sums in the scratch and delivers them once (`_deliver`).  Channels
+that do not mix are in depthwise.pxi.
+
 A scratch holds every needed pixel once, stride by stride: see `Axis`.  Complex arrays come as
 real ones: twice the channels, of which each two lie interleaved (`comps`).
 
@@ -32,10 +36,11 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
-    M_MAX, T, V, vec, vfirst, vhold, vload, vsecond, vsplat, vstore, vzero,
+    M_MAX, T, V, vec, vfirst, vhold, vload, vmin, vsecond, vsplat, vstore, vzero,
 )
 
 cnp.import_array()
@@ -61,6 +66,7 @@ cdef struct Image:          # (N, channels, H, W); strides in lanes
     Py_ssize_t sc
     Py_ssize_t s0
     Py_ssize_t s1
+    const T *limit          # the end of what may be read
     int comps               # channels c * comps … lie interleaved
     Boundary bound0
     Boundary bound1
@@ -68,11 +74,14 @@ cdef struct Image:          # (N, channels, H, W); strides in lanes
 
 cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
     cdef Image p
-    cdef Py_ssize_t size = sizeof(T)
+    cdef Py_ssize_t n, size = sizeof(T)
     p.data = <T *> cnp.PyArray_DATA(x)
     p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
     p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
     p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
+    p.limit = p.data + comps
+    for n in range(4):
+        p.limit += max(x.shape[n] - 1, 0) * max(x.strides[n] // size, 0)
     p.comps = comps
     p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
     return p
@@ -80,6 +89,8 @@ cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
 
 cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
     """Where channel c lies."""
+    if x.comps == 1:
+        return c * x.sc
     return c // x.comps * x.sc + c % x.comps
 
 
@@ -114,17 +125,51 @@ cdef inline Py_ssize_t _slots(const Axis *axis, Py_ssize_t block, Py_ssize_t n) 
 
 
 cdef inline void _copy(const T *src, Py_ssize_t n, T *dst) noexcept nogil:
-    """Whole vectors; the last one is moved left onto its neighbour."""
+    """Whole vectors, or what comes nearest; the last one is moved left onto its neighbour."""
     cdef Py_ssize_t j = 0
-    if n < V:
-        for j in range(n):
-            dst[j] = src[j]
-        return
-    while j + V <= n:
-        vstore(dst + j, vload(src + j))
-        j += V
-    if j < n:
-        vstore(dst + n - V, vload(src + n - V))
+    if n >= V:
+        while j + V <= n:
+            vstore(dst + j, vload(src + j))
+            j += V
+        if j < n:
+            vstore(dst + n - V, vload(src + n - V))
+    elif n >= 4:
+        memcpy(dst, src, 4 * sizeof(T))
+        memcpy(dst + n - 4, src + n - 4, 4 * sizeof(T))
+    elif n >= 2:
+        memcpy(dst, src, 2 * sizeof(T))
+        memcpy(dst + n - 2, src + n - 2, 2 * sizeof(T))
+    elif n == 1:
+        dst[0] = src[0]
+
+
+cdef inline void _every_second(const T *src, Py_ssize_t n, T *dst, const T *limit) noexcept nogil:
+    """dst[t] = src[2 * t]; vectors may read what lies between and beyond, but not the limit."""
+    cdef Py_ssize_t t = 0
+    cdef vec x, y, z
+    cdef T some[64]
+    while t < n:
+        if V == 1 or src + 2 * (t + V) > limit:
+            dst[t] = src[2 * t]
+            t += 1
+            continue
+        x, y = vload(src + 2 * t), vload(src + 2 * t + V)
+        # The steps of a transposition, from halves to single lanes.
+        if V > 4:
+            z = vfirst(x, y, 4)
+            y = vsecond(x, y, 4)
+            x = z
+        if V > 2:
+            z = vfirst(x, y, 2)
+            y = vsecond(x, y, 2)
+            x = z
+        x = vfirst(x, y, 1)
+        if t + V <= n:
+            vstore(dst + t, x)
+        else:
+            vstore(some, x)
+            _copy(some, n - t, dst + t)
+        t += V
 
 
 cdef inline void _fill(
@@ -152,47 +197,100 @@ cdef struct Block:
     Py_ssize_t nj
 
 
+# Where a group of columns begins in x and in a line of the scratch, and which slots x itself fills.
+cdef struct Span:
+    Py_ssize_t at
+    Py_ssize_t slot
+    Py_ssize_t lo
+    Py_ssize_t hi
+    Py_ssize_t count
+
+
+cdef enum:
+    SPANS = 16
+
+
+cdef inline Py_ssize_t _spans(
+    const Image *x, const Axis *cols, Py_ssize_t block, Py_ssize_t h0, Py_ssize_t j0,
+    Py_ssize_t nj, Span *span,
+) noexcept nogil:
+    """Some groups of a block from h0 on; their number."""
+    cdef Py_ssize_t first = cols.blocks[4 * block + 2], h, stride = cols.stride
+    cdef Py_ssize_t n = min(SPANS, cols.blocks[4 * block + 3] - h0)
+    for h in range(n):
+        span[h].count = cols.groups[3 * (h0 + h) + 2] + nj
+        span[h].at = cols.groups[3 * (h0 + h) + 1] + j0 * stride
+        span[h].slot = cols.groups[3 * (h0 + h)] + (h0 + h - first) * nj
+        span[h].lo = _clip(_ceil(-span[h].at, stride), 0, span[h].count)
+        span[h].hi = _clip(_ceil(x.W - span[h].at, stride), span[h].lo, span[h].count)
+    return n
+
+
+cdef inline void _gather_line(
+    const Image *x, const T *row, const Span *span, Py_ssize_t stride, bint ends, T *dst,
+) noexcept nogil:
+    """The slots of a group that meet one row of x, or zeros for a row beyond (NULL).
+
+    `ends`: only those beyond the ends of the row.
+    """
+    cdef Py_ssize_t t, n = span.hi - span.lo, step = stride * x.s1
+    cdef const T *src
+    if row == NULL:
+        for t in range(span.count):
+            dst[t] = <T> 0
+        return
+    src = row + span.at * x.s1 + span.lo * step
+    if span.lo > 0:
+        _fill(x, row, span.at, stride, 0, span.lo, dst, 1)
+    if ends:
+        pass
+    elif step == 1:
+        _copy(src, n, dst + span.lo)
+    elif step == 2:
+        _every_second(src, n, dst + span.lo, x.limit)
+    else:
+        for t in range(n):
+            dst[span.lo + t] = src[t * step]
+    if span.hi < span.count:
+        _fill(x, row, span.at, stride, span.hi, span.count, dst, 1)
+
+
 cdef void _gather(
     const Image *x, const Axis *rows, Py_ssize_t rb, const Axis *cols, Py_ssize_t cb,
     const Block *block, Py_ssize_t c0, Py_ssize_t c1, T *dst,
     Py_ssize_t image_ld, Py_ssize_t channel_ld, Py_ssize_t row_ld,
 ) noexcept nogil:
     """Bring the pixels that a block needs of channels [c0, c1) into dst, slot by slot."""
-    cdef Py_ssize_t g, h, s, t, n, c, i, at, lo, hi, count, width, span, step, length
+    cdef Py_ssize_t g, h, h0, s, n, c, i, spans, _step, _length, step = cols.stride * x.s1
+    cdef bint turned = x.sc == 1 and x.comps == 1 and x.s1 != 1     # channels lie innermost
     cdef const T *row
     cdef T *line
-    cdef T *target
-    for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
-        span = rows.groups[3 * g + 2] + block.ni
-        for s in range(span):
-            i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
-            i = run_at(i, x.H, x.bound0, &step, &length)
-            line = dst + (rows.groups[3 * g]
-                          + (g - rows.blocks[4 * rb + 2]) * block.ni + s) * row_ld
-            for h in range(cols.blocks[4 * cb + 2], cols.blocks[4 * cb + 3]):
-                count = cols.groups[3 * h + 2] + block.nj
-                at = cols.groups[3 * h + 1] + block.j0 * cols.stride
-                lo = _clip(_ceil(-at, cols.stride), 0, count)
-                hi = _clip(_ceil(x.W - at, cols.stride), lo, count)
-                step = cols.stride * x.s1
-                width = (cols.groups[3 * h] + (h - cols.blocks[4 * cb + 2]) * block.nj)
+    cdef Span span[SPANS]
+    h0 = cols.blocks[4 * cb + 2]
+    while h0 < cols.blocks[4 * cb + 3]:
+        spans = _spans(x, cols, cb, h0, block.j0, block.nj, span)
+        for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
+            for s in range(rows.groups[3 * g + 2] + block.ni):
+                i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
+                i = run_at(i, x.H, x.bound0, &_step, &_length)
+                line = dst + (rows.groups[3 * g]
+                              + (g - rows.blocks[4 * rb + 2]) * block.ni + s) * row_ld
                 for n in range(block.images):
+                    if turned and i >= 0:
+                        row = x.data + (block.n0 + n) * x.sn + c0 + i * x.s0
+                        for h in range(spans):
+                            _transpose(row + span[h].at * x.s1 + span[h].lo * step, step, 1,
+                                       span[h].hi - span[h].lo, c1 - c0,
+                                       line + n * image_ld + span[h].slot + span[h].lo, channel_ld)
                     for c in range(c0, c1):
-                        target = line + n * image_ld + (c - c0) * channel_ld + width
-                        if i < 0:
-                            for t in range(count):
-                                target[t] = <T> 0
-                            continue
-                        row = x.data + (block.n0 + n) * x.sn + _channel(x, c) + i * x.s0
-                        if lo > 0:
-                            _fill(x, row, at, cols.stride, 0, lo, target, 1)
-                        if step == 1:
-                            _copy(row + (at + lo), hi - lo, target + lo)
-                        else:
-                            for t in range(lo, hi):
-                                target[t] = row[at * x.s1 + t * step]
-                        if hi < count:
-                            _fill(x, row, at, cols.stride, hi, count, target, 1)
+                        row = NULL
+                        if i >= 0:
+                            row = x.data + (block.n0 + n) * x.sn + _channel(x, c) + i * x.s0
+                        for h in range(spans):
+                            _gather_line(x, row, span + h, cols.stride, turned,
+                                         line + n * image_ld + (c - c0) * channel_ld
+                                         + span[h].slot)
+        h0 += spans
 
 
 # ---------------------------------------------------------------- the layer
@@ -207,6 +305,7 @@ cdef struct Job:
     const T *w
     Py_ssize_t ws[5]            # strides of (group, m, c, a, b), in lanes
     const T *bias
+    bint relu                   # negative outputs become 0
     T *packed
     Py_ssize_t groups
     Py_ssize_t M                # of a group
@@ -218,8 +317,9 @@ cdef struct Job:
     Py_ssize_t tile[3]          # images, rows and columns of a block
     Py_ssize_t tiles[3]         # blocks
     bint in_place               # the image itself can be read as if it were the scratch
-    const T *limit              # the end of what may be read of it
     Py_ssize_t depth            # most k of a chunk
+    bint apart                  # results are summed in the scratch, as y holds them scattered
+    bint own                    # what lies between pixels of y is nobody else's meanwhile
 
 
 cdef inline Py_ssize_t _taps(const Axis *axis, Py_ssize_t block) noexcept nogil:
@@ -245,7 +345,8 @@ cdef inline void _pack_panel(
     Py_ssize_t m0, Py_ssize_t rows, T *dst,
 ) noexcept nogil:
     """For every k of channels [c0, c1) of a chunk the weights of a panel's rows."""
-    cdef Py_ssize_t nc = c1 - c0, na = _taps(&job.rows, ch[2]), nb = _taps(&job.cols, ch[3]), c, a
+    cdef Py_ssize_t nc = c1 - c0, na = _taps(&job.rows, ch[2]), nb = _taps(&job.cols, ch[3])
+    cdef Py_ssize_t c, a, b
     cdef const T *w = (job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
                        + job.rows.blocks[4 * ch[2]] * job.ws[3]
                        + job.cols.blocks[4 * ch[3]] * job.ws[4])
@@ -257,6 +358,13 @@ cdef inline void _pack_panel(
         if job.ws[2] == nb * job.ws[4]:
             nb *= nc
             nc = 1
+    if job.ws[1] == 1:
+        for c in range(nc):
+            for a in range(na):
+                for b in range(nb):
+                    _copy(w + c * job.ws[2] + a * job.ws[3] + b * job.ws[4], rows, dst)
+                    dst += rows
+        return
     for c in range(nc):
         for a in range(na):
             _transpose(w + c * job.ws[2] + a * job.ws[3], job.ws[1], job.ws[4], rows, nb, dst, rows)
@@ -403,25 +511,93 @@ cdef inline bint _contiguous(const Image *y, const Run *run, int runs) noexcept 
     return True
 
 
+cdef void _rectify(T *dst, Py_ssize_t ld, Py_ssize_t rows) noexcept nogil:
+    """Negative numbers and -0.0 become 0, NaN stays: for rows of two vectors."""
+    cdef Py_ssize_t m
+    for m in range(rows):
+        vstore(dst + m * ld, _relu(vload(dst + m * ld)))
+        vstore(dst + m * ld + V, _relu(vload(dst + m * ld + V)))
+
+
+cdef inline vec _relu(vec v) noexcept nogil:
+    """max(v, 0): where v is NaN, the minimum is its second operand, and so is NaN."""
+    return vzero() - vmin(vzero(), vzero() - v)
+
+
 cdef void _scatter(
-    const Image *y, const T *src, Py_ssize_t channel, Py_ssize_t rows, const Run *run, int runs,
-    bint add,
+    const Image *y, T *tile, Py_ssize_t channel, Py_ssize_t rows, const Run *run, int runs,
+    bint add, bint relu,
 ) noexcept nogil:
-    """Write a tile to y run by run, or add it."""
+    """Write a tile to y run by run; what y holds is added to it first, if so wanted."""
     cdef Py_ssize_t m, t
     cdef int r
     cdef T *dst
-    cdef const T *p
+    cdef T *p
     for m in range(rows):
         for r in range(runs):
             dst = y.data + _channel(y, channel + m) + run[r].dst
-            p = src + m * 2 * V + run[r].lane
+            p = tile + m * 2 * V + run[r].lane
             if add:
                 for t in range(run[r].n):
-                    dst[t * y.s1] += p[t]
-            else:
+                    p[t] += dst[t * y.s1]
+            if relu:
+                # Lanes beyond a run belong to the next one, or to nobody.
                 for t in range(run[r].n):
-                    dst[t * y.s1] = p[t]
+                    p[t] = <T> 0 if p[t] <= 0 else p[t]
+            for t in range(run[r].n):
+                dst[t * y.s1] = p[t]
+
+
+cdef inline void _spread(const T *src, Py_ssize_t n, T *dst) noexcept nogil:
+    """dst[2 * t] = src[t]; what lies between is written again as it was, beyond is untouched."""
+    cdef Py_ssize_t t = 0
+    cdef vec x, y, z
+    while V > 1 and t + V < n:
+        x = y = vload(src + t)
+        # The steps of a transposition, from single lanes to halves: each lane twice.
+        x, y = vfirst(x, x, 1), vsecond(y, y, 1)
+        if V > 2:
+            z = vfirst(x, y, 2)
+            y = vsecond(x, y, 2)
+            x = z
+        if V > 4:
+            z = vfirst(x, y, 4)
+            y = vsecond(x, y, 4)
+            x = z
+        vstore(dst + 2 * t, vsecond(x, vload(dst + 2 * t), 1))
+        vstore(dst + 2 * t + V, vsecond(y, vload(dst + 2 * t + V), 1))
+        t += V
+    while t < n:
+        dst[2 * t] = src[t]
+        t += 1
+
+
+cdef void _deliver(
+    const Job *job, const Block *block, const T *sums, Py_ssize_t ld, Py_ssize_t channel,
+    Py_ssize_t rows,
+) noexcept nogil:
+    """Write a block's sums, one row of pixels for each row m, to their places in y."""
+    cdef const Image *y = &job.y
+    cdef Py_ssize_t m, n, i, t, high = block.ni, wide = block.nj
+    cdef T *dst
+    cdef const T *src
+    if y.s0 == wide * y.s1:         # rows lie one behind the other
+        high, wide = 1, high * wide
+    for n in range(block.images):
+        for i in range(high):
+            src = sums + (n * high + i) * wide
+            dst = (y.data + (block.n0 + n) * y.sn + (block.i0 + i) * y.s0 + block.j0 * y.s1)
+            if y.comps == 1 and y.sc == 1:
+                _transpose(src, ld, 1, rows, wide, dst + channel, y.s1)
+                continue
+            for m in range(rows):
+                if y.s1 == 1:
+                    _copy(src + m * ld, wide, dst + _channel(y, channel + m))
+                elif y.s1 == 2 and job.own:
+                    _spread(src + m * ld, wide, dst + _channel(y, channel + m))
+                else:
+                    for t in range(wide):
+                        dst[_channel(y, channel + m) + t * y.s1] = src[m * ld + t]
 
 
 cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
@@ -432,6 +608,8 @@ cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
 cdef struct Room:           # of a worker's scratch, in lanes
     Py_ssize_t pixels
     Py_ssize_t panel
+    Py_ssize_t ld               # of a block's sums
+    Py_ssize_t sums
     Py_ssize_t total
 
 
@@ -448,7 +626,11 @@ cdef Room _room(const Job *job) noexcept nogil:
             room.pixels = max(room.pixels, size)
     room.pixels = _round_up(room.pixels + 2 * V, ALIGN)
     room.panel = _round_up((job.depth + 1) * 2 * V, ALIGN)
-    room.total = (room.pixels + room.panel + M_MAX * 2 * V
+    room.ld = room.sums = 0
+    if job.apart:
+        room.ld = _round_up(job.tile[0] * job.tile[1] * job.tile[2], 2 * V)
+        room.sums = _ceil(job.panels, job.parts) * M_MAX * room.ld
+    room.total = (room.pixels + room.panel + room.sums + M_MAX * 2 * V
                   + _round_up(job.depth * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
     return room
 
@@ -456,14 +638,15 @@ cdef Room _room(const Job *job) noexcept nogil:
 cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room) noexcept nogil:
     """One block of pixels of one group, for some of the panels of rows."""
     cdef Py_ssize_t part, group, n, c, a, b, k, k0, p, q, p0, p1, m0, m1, depth, pixels, far
-    cdef Py_ssize_t image_ld, channel_ld, row_ld, zero = 0
+    cdef Py_ssize_t image_ld, channel_ld, row_ld, ld, zero = 0
     cdef Block block
     cdef Run run[64]
     cdef int runs
-    cdef bint whole
+    cdef bint whole, relu
     cdef const cnp.intp_t *ch
     cdef T *panel = scratch + room.pixels
-    cdef T *tile = panel + room.panel
+    cdef T *sums = panel + room.panel
+    cdef T *tile = sums + room.sums
     cdef Py_ssize_t *off = <Py_ssize_t *> (tile + M_MAX * 2 * V)
     cdef const T *src
     cdef const T *limit
@@ -502,6 +685,7 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
             image_ld = channel_ld * (ch[1] - ch[0])
             _gather(&job.x, &job.rows, ch[2], &job.cols, ch[3], &block, group * job.C + ch[0],
                     group * job.C + ch[1], scratch, image_ld, channel_ld, row_ld)
+        relu = job.relu and n == job.n_chunks - 1
         k = far = 0
         for c in range(ch[1] - ch[0]):
             for a in range(job.rows.blocks[4 * ch[2]], job.rows.blocks[4 * ch[2] + 1]):
@@ -516,29 +700,40 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
                     k += 1
         # Vectors may reach beyond the last pixel's last tap: of the scratch they may, not of x.
         far += (block.images - 1) * image_ld + (block.ni - 1) * row_ld + block.nj - 1 + 2 * V
-        limit = job.limit if job.in_place and src + far > job.limit else NULL
+        limit = job.x.limit if job.in_place and src + far > job.x.limit else NULL
         w = _panel(job, group, k0, 0, depth)
         q = 0
         while q < pixels:
             runs = _runs(job, &block, q, image_ld, row_ld, run)
             _pack_pixels(src, off, k, run, runs, limit, depth > k, panel)
-            whole = pixels - q >= 2 * V and _contiguous(&job.y, run, runs)
+            whole = job.apart or pixels - q >= 2 * V and _contiguous(&job.y, run, runs)
             for p in range(p0, p1):
                 m0 = _part(job.M, job.panels, p)
                 m1 = _part(job.M, job.panels, p + 1)
-                y = job.y.data + (group * job.M + m0) * job.y.sc + run[0].dst
+                ld = room.ld if job.apart else job.y.sc
+                if job.apart:
+                    y = sums + (m0 - _part(job.M, job.panels, p0)) * ld + q
+                else:
+                    y = job.y.data + (group * job.M + m0) * ld + run[0].dst
                 if whole and n == 0:
-                    _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, job.y.sc, m1 - m0,
-                          False)
+                    _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, ld, m1 - m0, False)
+                    if relu:
+                        _rectify(y, ld, m1 - m0)
                     continue
                 _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, tile, 2 * V, m1 - m0,
                       pixels - q <= V)
                 if whole:
-                    _add(tile, 2 * V, y, job.y.sc, m1 - m0)
+                    _add(tile, 2 * V, y, ld, m1 - m0)
+                    if relu:
+                        _rectify(y, ld, m1 - m0)
                 else:
-                    _scatter(&job.y, tile, group * job.M + m0, m1 - m0, run, runs, n > 0)
+                    _scatter(&job.y, tile, group * job.M + m0, m1 - m0, run, runs, n > 0, relu)
             q += 2 * V
         k0 += depth
+    if job.apart:
+        m0 = _part(job.M, job.panels, p0)
+        _deliver(job, &block, sums, room.ld, group * job.M + m0,
+                 _part(job.M, job.panels, p1) - m0)
 
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
@@ -556,9 +751,12 @@ def conv(
     tile,                           # images, rows and columns of a block of outputs
     int bound0, int bound1,         # Boundary of each axis
     bint in_place,                  # x itself can be read: no boundary met, taps of one group each
+    bint apart,                     # sums are finished in the scratch: y holds them scattered
+    bint own,                       # what lies between y's pixels may be written as it was
+    bint relu,                      # max(…, 0) of all: of real arrays
     int workers,
 ):
-    """y = x correlated with w.  Complex: channels, rows of w and bias count re and im."""
+    """y = x correlated with w, plus bias.  Complex: channels, rows of w, bias count re and im."""
     cdef Job job
     cdef Room room
     cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T)
@@ -576,12 +774,10 @@ def conv(
     job.w = <const T *> cnp.PyArray_DATA(w)
     for n in range(5):
         job.ws[n] = w.strides[n] // size
+    job.apart, job.own, job.relu = apart, own, relu
     job.bias = NULL if bias is None else <T *> cnp.PyArray_DATA(bias)
     job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
     job.in_place = in_place
-    job.limit = job.x.data + 1
-    for n in range(4):
-        job.limit += (x.shape[n] - 1) * (x.strides[n] // size)
     job.K = job.depth = 0
     for n in range(job.n_chunks):
         job.K += _depth(&job, n)
@@ -628,6 +824,36 @@ def conv(
         PyMem_RawFree(packed)
 
 
+def taps_first(
+    cnp.ndarray w not None,         # IN   (groups, M, C, kh, kw), of T, any strides
+    cnp.ndarray out not None,       # OUT  (groups, kh, kw, M, C), of T, C-contiguous
+    int workers,
+):
+    """The same weights with the taps outermost: phases of the stride read them several times."""
+    cdef Py_ssize_t M = w.shape[1], C = w.shape[2], kh = w.shape[3], kw = w.shape[4], t
+    cdef Py_ssize_t size = sizeof(T), total = w.shape[0] * M, ws[5]
+    cdef const T *src = <const T *> cnp.PyArray_DATA(w)
+    cdef T *dst = <T *> cnp.PyArray_DATA(out)
+    for t in range(5):
+        ws[t] = w.strides[t] // size
+    for t in prange(total, nogil=True, schedule="static", num_threads=workers,
+                    use_threads_if=workers > 1):
+        _turn(src + t // M * ws[0] + t % M * ws[1], ws, C, kh, kw,
+              dst + (t // M * kh * kw * M + t % M) * C, M * C)
+
+
+cdef void _turn(
+    const T *src, const Py_ssize_t *ws, Py_ssize_t C, Py_ssize_t kh, Py_ssize_t kw, T *dst,
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t a
+    if ws[3] == kw * ws[4]:
+        _transpose(src, ws[2], ws[4], C, kh * kw, dst, width)
+        return
+    for a in range(kh):
+        _transpose(src + a * ws[3], ws[2], ws[4], C, kw, dst + a * kw * width, width)
+
+
 # ---------------------------------------------------------------- gradient to the weight
 
 cdef struct GradJob:
@@ -656,46 +882,119 @@ cdef struct GradJob:
     Py_ssize_t room
 
 
+cdef inline void _bring(
+    const T *src, Py_ssize_t ld, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t n,
+    T *dst, Py_ssize_t width, const T *limit,
+) noexcept nogil:
+    """As `_transpose`, but columns up to the next whole vector of them are overwritten, too,
+    where x can be read so far."""
+    cdef Py_ssize_t t = 0, r, far = max(ld, 0) * (rows - 1) + V
+    if ld == 1:
+        for t in range(n):
+            _copy(src + t * step, rows, dst + t * width)
+        return
+    if step == 1 and rows >= V:
+        while n - t >= min(V, 3) and (t + V <= n or src + t + far <= limit):
+            r = 0
+            while r < rows:
+                r = min(r, rows - V)
+                _square(src + r * ld + t, ld, dst + t * width + r, width)
+                r += V
+            t += V
+    if t < n:
+        _transpose(src + t * step, ld, step, rows, n - t, dst + t * width, width)
+
+
 cdef void _gather_channels(
     const Image *x, const Axis *rows, Py_ssize_t rb, const Axis *cols, const Block *block,
     Py_ssize_t c0, Py_ssize_t channels, T *dst, Py_ssize_t row_slots, Py_ssize_t col_slots,
     Py_ssize_t width,
 ) noexcept nogil:
-    """As `_gather`, with the channels innermost: dst[image, row, column, channel]."""
-    cdef Py_ssize_t g, h, s, t, n, c, i, at, lo, hi, count, step, _length
+    """As `_gather`, with the channels innermost: dst[image, row, column, channel].
+
+    Slots are filled in ascending order; up to V of them beyond the last one are overwritten.
+    """
+    cdef Py_ssize_t g, h, h0, s, t, n, i, _step, _length
     cdef const T *row
-    cdef const T *here
     cdef T *line
-    for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
-        for s in range(rows.groups[3 * g + 2] + block.ni):
-            i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
-            i = run_at(i, x.H, x.bound0, &step, &_length)
-            for h in range(cols.blocks[2], cols.blocks[3]):
-                count = cols.groups[3 * h + 2] + block.nj
-                at = cols.groups[3 * h + 1] + block.j0 * cols.stride
-                lo = _clip(_ceil(-at, cols.stride), 0, count)
-                hi = _clip(_ceil(x.W - at, cols.stride), lo, count)
-                for n in range(block.images):
-                    t = (n * row_slots + rows.groups[3 * g]
-                         + (g - rows.blocks[4 * rb + 2]) * block.ni + s)
-                    line = dst + (t * col_slots + cols.groups[3 * h] + h * block.nj) * width
-                    if i < 0:
-                        for t in range(count):
-                            for c in range(channels):
-                                line[t * width + c] = <T> 0
-                        continue
-                    row = x.data + (block.n0 + n) * x.sn + i * x.s0
-                    step = cols.stride * x.s1
-                    if x.comps == 1:
-                        _transpose(row + c0 * x.sc + at * x.s1 + lo * step, x.sc, step, channels,
-                                   hi - lo, line + lo * width, width)
-                    for c in range(channels):
-                        here = row + _channel(x, c0 + c)
-                        if x.comps > 1:
-                            _transpose(here + at * x.s1 + lo * step, 0, step, 1, hi - lo,
-                                       line + lo * width + c, width)
-                        _fill(x, here, at, cols.stride, 0, lo, line + c, width)
-                        _fill(x, here, at, cols.stride, hi, count, line + c, width)
+    cdef Span span[SPANS]
+    _spans(x, cols, 0, 0, block.j0, block.nj, span)
+    for n in range(block.images):
+        for g in range(rows.blocks[4 * rb + 2], rows.blocks[4 * rb + 3]):
+            for s in range(rows.groups[3 * g + 2] + block.ni):
+                i = rows.groups[3 * g + 1] + (block.i0 + s) * rows.stride
+                i = run_at(i, x.H, x.bound0, &_step, &_length)
+                t = (n * row_slots + rows.groups[3 * g]
+                     + (g - rows.blocks[4 * rb + 2]) * block.ni + s)
+                line = dst + t * col_slots * width
+                row = x.data + (block.n0 + n) * x.sn + i * x.s0
+                for h in range(cols.blocks[3]):
+                    h0 = h // SPANS * SPANS
+                    if cols.blocks[3] > SPANS and h == h0:
+                        _spans(x, cols, 0, h0, block.j0, block.nj, span)
+                    _gather_columns(x, row if i >= 0 else NULL, span + h - h0, cols.stride, c0,
+                                    channels, line, width)
+
+
+cdef inline void _gather_columns(
+    const Image *x, const T *row, const Span *span, Py_ssize_t stride, Py_ssize_t c0,
+    Py_ssize_t channels, T *dst, Py_ssize_t width,
+) noexcept nogil:
+    """As `_gather_line`, with the channels innermost."""
+    cdef Py_ssize_t c, n = span.hi - span.lo, step = stride * x.s1
+    cdef const T *here
+    cdef T *middle
+    dst += span.slot * width
+    if row == NULL:
+        _zeros(dst, 0, span.count, channels, width)
+        return
+    if x.bound1 == FILL:
+        _zeros(dst, 0, span.lo, channels, width)
+    middle = dst + span.lo * width
+    if x.comps == 1:
+        _bring(row + c0 * x.sc + span.at * x.s1 + span.lo * step, x.sc, step, channels, n, middle,
+               width, x.limit)
+    else:
+        for c in range(channels):
+            here = row + _channel(x, c0 + c) + span.at * x.s1 + span.lo * step
+            _transpose(here, 0, step, 1, n, middle + c, width)
+    if x.bound1 == FILL:
+        _zeros(dst, span.hi, span.count, channels, width)
+        return
+    for c in range(channels):
+        here = row + _channel(x, c0 + c)
+        _fill(x, here, span.at, stride, 0, span.lo, dst + c, width)
+        _fill(x, here, span.at, stride, span.hi, span.count, dst + c, width)
+
+
+cdef inline void _zeros(
+    T *dst, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t channels, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t t, c
+    for t in range(t0, t1):
+        if channels == 2 * V:
+            vstore(dst + t * width, vzero())
+            vstore(dst + t * width + V, vzero())
+        else:
+            for c in range(channels):
+                dst[t * width + c] = <T> 0
+
+
+cdef void _bring_block(
+    const Image *g, const Block *block, Py_ssize_t c0, Py_ssize_t channels, T *dst,
+    Py_ssize_t width,
+) noexcept nogil:
+    """For every pixel of a block some of its channels; up to V pixels beyond are overwritten."""
+    cdef Py_ssize_t n, i, rows = block.ni, cols = block.nj
+    cdef const T *src
+    if g.s0 == cols * g.s1:         # rows lie one behind the other
+        rows, cols = 1, rows * cols
+    for n in range(block.images):
+        for i in range(rows):
+            src = (g.data + (block.n0 + n) * g.sn + c0 * g.sc + (block.i0 + i) * g.s0
+                   + block.j0 * g.s1)
+            _bring(src, g.sc, g.s1, channels, cols, dst, width, g.limit)
+            dst += cols * width
 
 
 cdef void _pack_grad(
@@ -704,14 +1003,14 @@ cdef void _pack_grad(
     """For every pixel of a block its rows [m0, m1)."""
     cdef Py_ssize_t n, i, m, M = m1 - m0
     cdef const T *src
+    if g.comps == 1:
+        _bring_block(g, block, m0, M, dst, M)
+        return
     for n in range(block.images):
         for i in range(block.ni):
             src = g.data + (block.n0 + n) * g.sn + (block.i0 + i) * g.s0 + block.j0 * g.s1
-            if g.comps == 1:
-                _transpose(src + m0 * g.sc, g.sc, g.s1, M, block.nj, dst, M)
-            else:
-                for m in range(M):
-                    _transpose(src + _channel(g, m0 + m), 0, g.s1, 1, block.nj, dst + m, M)
+            for m in range(M):
+                _transpose(src + _channel(g, m0 + m), 0, g.s1, 1, block.nj, dst + m, M)
             dst += block.nj * M
 
 
@@ -888,9 +1187,12 @@ def conv_weight_grad(
         job.room_x = max(job.room_x, plane)
         job.room_table = max(job.room_table, ms * lanes * _taps(&job.rows, n))
     job.room_x *= channels if merged else _round_up(channels, 2 * V)
+    # Vectors reach beyond the last pixel, and squares beyond the last row of pixels.
+    job.room_x += V * (channels if merged else 2 * V)
     job.room_x = _round_up(job.room_x + 2 * V, ALIGN)
     job.room_table = _round_up(job.room_table, ALIGN)
-    job.room_g = _round_up(ms * job.tile[0] * job.tile[1] * job.tile[2], ALIGN)
+    job.room_g = ms * job.tile[0] * job.tile[1] * job.tile[2] + V * M_MAX
+    job.room_g = _round_up(job.room_g, ALIGN)
     job.room = (job.room_x + job.room_g + job.room_table + M_MAX * 2 * V
                 + _round_up(job.tile[0] * job.tile[1] * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
     macs = (<double> job.g.N * job.g.H * job.g.W * job.groups * job.M * job.C * job.ka * job.kb
@@ -912,3 +1214,8 @@ def conv_weight_grad(
                 start = stop
     finally:
         PyMem_RawFree(base)
+
+
+# ---------------------------------------------------------------- channels that do not mix
+
+include "depthwise.pxi"
