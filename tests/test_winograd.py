@@ -176,15 +176,17 @@ def test_random_problems(m, dtype, first):
 
 
 @both
-@pytest.mark.parametrize(("dtype", "x_shape", "outputs", "workers"), [
-    # Each panel's weights by itself, with one round of parts; with two rounds (m = 4).
-    ("f", (3, 230, 9, 9), 230, 2), ("d", (1, 104, 56, 57), 112, 1),
-    # Two passes of the gradient to the weight; several accumulators in one.
-    ("f", (1, 64, 47, 49), 64, 2), ("d", (1, 3, 120, 50), 5, 3), ("D", (1, 17, 33, 50), 9, 1),
+@pytest.mark.parametrize(("dtype", "x_shape", "outputs", "groups", "workers"), [
+    # Each panel's weights by itself, with one round of parts; with two (m = 4).
+    ("f", (3, 230, 9, 9), 230, 1, 2), ("d", (1, 104, 56, 57), 112, 1, 1),
+    # The gradient to the weight: two passes over all tiles; slabs of them (m = 2; both).
+    ("d", (1, 230, 40, 40), 230, 1, 2), ("f", (1, 64, 47, 49), 64, 1, 2),
+    ("d", (1, 3, 120, 50), 5, 1, 3), ("d", (2, 9, 100, 101), 21, 3, 1),
+    ("D", (2, 17, 66, 90), 9, 1, 2),
 ])  # fmt: skip
-def test_large_problems(m, dtype, x_shape, outputs, workers):
-    case = Case(3, "winograd", x_shape, (outputs, x_shape[1], 3, 3), 1, 1, types=(dtype,) * 3,
-                bias=True, workers=workers)  # fmt: skip
+def test_large_problems(m, dtype, x_shape, outputs, groups, workers):
+    case = Case(3, "winograd", x_shape, (outputs, x_shape[1] // groups, 3, 3), 1, 1, 1, groups,
+                types=(dtype,) * 3, bias=True, workers=workers)  # fmt: skip
     check_integers(case, m)
 
 

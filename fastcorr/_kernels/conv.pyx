@@ -831,7 +831,8 @@ def taps_first(
 ):
     """The same weights with the taps outermost: phases of the stride read them several times."""
     cdef Py_ssize_t M = w.shape[1], C = w.shape[2], kh = w.shape[3], kw = w.shape[4], t
-    cdef Py_ssize_t size = sizeof(T), total = w.shape[0] * M, ws[5]
+    cdef Py_ssize_t ws[5]
+    cdef Py_ssize_t size = sizeof(T), total = w.shape[0] * M
     cdef const T *src = <const T *> cnp.PyArray_DATA(w)
     cdef T *dst = <T *> cnp.PyArray_DATA(out)
     for t in range(5):

@@ -142,6 +142,12 @@ cdef extern from *:
     #define FC_COMPLEX 1
     #endif
 
+    #ifdef __GNUC__
+    #define vprefetch(p) __builtin_prefetch(p)
+    #else
+    #define vprefetch(p) ((void)(p))
+    #endif
+
     /* The register tiles, by the number of vector registers (32 or 16).  Correlation: rows x
        FC_C vectors of outputs; kernel gradient: rows x FC_B taps; many channels: FC_M x 2. */
     #if defined(__AVX512VL__) || defined(__aarch64__)
@@ -177,6 +183,7 @@ cdef extern from *:
     vec vmin(vec a, vec b) noexcept nogil
     vec vless(vec a, vec b) noexcept nogil
     vec vquotient(vec v, T d) noexcept nogil
+    void vprefetch(const T *p) noexcept nogil
     vec vrelu(vec v) noexcept nogil
     vec vfirst(vec a, vec b, int n) noexcept nogil
     vec vsecond(vec a, vec b, int n) noexcept nogil

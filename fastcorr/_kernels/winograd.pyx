@@ -38,7 +38,8 @@ from cython.parallel cimport prange, threadid
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
-    M_MAX, T, V, vec, vfirst, vhold, vload, vquotient, vrelu, vsecond, vsplat, vstore, vzero,
+    M_MAX, T, V, vec, vfirst, vhold, vload, vprefetch, vquotient, vrelu, vsecond, vsplat, vstore,
+    vzero,
 )
 
 cnp.import_array()
@@ -50,7 +51,10 @@ cdef enum:
     K_GRAD = 128        # tiles of one
     MOST = 6            # alpha
     PASS = 128          # tiles of a pass of the gradient to the weight, at least
+    AHEAD = 6           # channels whose weights are asked for before they are needed
     GRAD_BLOCKS = 4     # blocks of channels of a task of the gradient to the weight
+
+cdef Py_ssize_t LINE = 64 // sizeof(T)      # lanes of a cache line
 
 # What the Python side needs to know of the compile-time choices.
 LANES = V
@@ -346,8 +350,7 @@ cdef struct Job:
 
 cdef inline Py_ssize_t _odd(Py_ssize_t lanes) noexcept nogil:
     """Whole cache lines, an odd number: alpha^2 streams so far apart do not share its sets."""
-    cdef Py_ssize_t line = 64 // sizeof(T)
-    return (_ceil(lanes, line) | 1) * line
+    return (_ceil(lanes, LINE) | 1) * LINE
 
 
 cdef inline Py_ssize_t _segment(
@@ -414,20 +417,24 @@ cdef void _weights(
     cdef const T *w
     cdef T *turned = buf + MOST * 3 * V
     cdef T *to
-    for half in range(2):
-        m0 = panel * 2 * V + half * V
-        rows = _clip(job.M - m0, 0, V)
-        for t in range(2 * V * 9):
-            vstore(turned + t * V, vzero())
-        for number in range(blocks):
-            c0 = (first + number) * 2 * V
-            n = min(job.C - c0, 2 * V)
+    for number in range(blocks):
+        c0 = (first + number) * 2 * V
+        n = min(job.C - c0, 2 * V)
+        for half in range(2):
+            m0 = panel * 2 * V + half * V
+            rows = _clip(job.M - m0, 0, V)
+            if rows < V:
+                for t in range(2 * V * 9):
+                    vstore(turned + t * V, vzero())
             w = job.w + group * job.ws[0] + m0 * job.ws[1] + c0 * job.ws[2]
             if rows > 0 and job.ws[3] == 3 * job.ws[4]:
                 if job.ws[2] == 9 * job.ws[4]:
                     _transpose(w, job.ws[1], job.ws[4], rows, n * 9, turned, V)
                 else:
                     for c in range(n):
+                        # Of a transposed weight each channel lies on another page.
+                        for t in range(0 if half else _ceil(2 * 9 * V, LINE) + 1):
+                            vprefetch(w + (c + AHEAD) * job.ws[2] + t * LINE)
                         _transpose(w + c * job.ws[2], job.ws[1], job.ws[4], rows, 9,
                                    turned + c * 9 * V, V)
             elif rows > 0:
