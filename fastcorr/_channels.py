@@ -102,8 +102,8 @@ _BACK = 1 << 18
 # Of the weight gradient: pixels summed in registers; rows and channels of a task's table and
 # lanes of it at most; tasks and partial sums.
 _GRAD_PIXELS = 256
-_GRAD_ROWS = 128
-_GRAD_CHANNELS = 128
+_GRAD_ROWS = 256
+_GRAD_CHANNELS = 256
 _TABLE = 1 << 16
 _TASKS = 16
 _PARTIAL = 1 << 19

@@ -1127,6 +1127,9 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
                 for b in range(job.runs[2 * r], job.runs[2 * r + 1]):
                     at = (b - job.runs[2 * r]) * (width if job.merged
                                                   else _round_up(c1 - c0, 2 * V))
+                    if job.ka * job.kb == 1:
+                        _copy(table + lane + at, c1 - c0, dst + c0)
+                        continue
                     for c in range(c0, c1):
                         dst[(c * job.ka + job.rows.blocks[4 * ap] + a) * job.kb + b] = (
                             table[lane + at + c - c0])
