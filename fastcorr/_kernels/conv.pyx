@@ -40,7 +40,7 @@ from libc.string cimport memcpy
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
-    M_MAX, T, V, vec, vfirst, vhold, vload, vmin, vsecond, vsplat, vstore, vzero,
+    M_MAX, T, V, vec, vfirst, vhold, vload, vrelu, vsecond, vsplat, vstore, vzero,
 )
 
 cnp.import_array()
@@ -52,47 +52,10 @@ cdef enum:
 LANES = V
 ROWS = M_MAX
 
-include "tile.pxi"
+include "channels.pxi"
 
 
-# ---------------------------------------------------------------- images and their axes
-
-cdef struct Image:          # (N, channels, H, W); strides in lanes
-    T *data
-    Py_ssize_t N
-    Py_ssize_t H
-    Py_ssize_t W
-    Py_ssize_t sn
-    Py_ssize_t sc
-    Py_ssize_t s0
-    Py_ssize_t s1
-    const T *limit          # the end of what may be read
-    int comps               # channels c * comps … lie interleaved
-    Boundary bound0
-    Boundary bound1
-
-
-cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
-    cdef Image p
-    cdef Py_ssize_t n, size = sizeof(T)
-    p.data = <T *> cnp.PyArray_DATA(x)
-    p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
-    p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
-    p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
-    p.limit = p.data + comps
-    for n in range(4):
-        p.limit += max(x.shape[n] - 1, 0) * max(x.strides[n] // size, 0)
-    p.comps = comps
-    p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
-    return p
-
-
-cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
-    """Where channel c lies."""
-    if x.comps == 1:
-        return c * x.sc
-    return c // x.comps * x.sc + c % x.comps
-
+# ---------------------------------------------------------------- axes of images
 
 # Which coordinates of an axis of x the outputs [i0, i0 + n) of a block need, and where in the
 # scratch they lie.  Coordinates that are congruent modulo the stride form a group, in which
@@ -515,13 +478,8 @@ cdef void _rectify(T *dst, Py_ssize_t ld, Py_ssize_t rows) noexcept nogil:
     """Negative numbers and -0.0 become 0, NaN stays: for rows of two vectors."""
     cdef Py_ssize_t m
     for m in range(rows):
-        vstore(dst + m * ld, _relu(vload(dst + m * ld)))
-        vstore(dst + m * ld + V, _relu(vload(dst + m * ld + V)))
-
-
-cdef inline vec _relu(vec v) noexcept nogil:
-    """max(v, 0): where v is NaN, the minimum is its second operand, and so is NaN."""
-    return vzero() - vmin(vzero(), vzero() - v)
+        vstore(dst + m * ld, vrelu(vload(dst + m * ld)))
+        vstore(dst + m * ld + V, vrelu(vload(dst + m * ld + V)))
 
 
 cdef void _scatter(

@@ -52,7 +52,7 @@ cdef struct Apart:
 cdef inline void _apart_store(T *dst, vec v, const T *bias, bint relu) noexcept nogil:
     if bias != NULL:
         v = v + vload(bias)
-    vstore(dst, _relu(v) if relu else v)
+    vstore(dst, vrelu(v) if relu else v)
 
 
 cdef inline void _apart_tile(

@@ -57,8 +57,8 @@ cdef extern from *:
         return (fc_vec)(((fc_mask)a & m) | ((fc_mask)b & ~m));
     }
     FC_INLINE fc_vec vquotient(fc_vec v, fc_T d) { return v / d; }
-    /* max(v, 0): NaN stays. */
-    FC_INLINE fc_vec vrelu(fc_vec v) { return vkeep(v, ~(v < 0)); }
+    /* max(v, 0): NaN stays, -0 does not. */
+    FC_INLINE fc_vec vrelu(fc_vec v) { return vkeep(v, ~(v <= 0)); }
     /* 1 in lanes where a < b, else 0. */
     FC_INLINE fc_vec vless(fc_vec a, fc_vec b) { return vkeep(vzero() + 1, a < b); }
     #endif
@@ -129,7 +129,7 @@ cdef extern from *:
     FC_INLINE fc_vec vmin(fc_vec a, fc_vec b) { return a < b ? a : b; }
     FC_INLINE fc_vec vless(fc_vec a, fc_vec b) { return a < b; }
     FC_INLINE fc_vec vquotient(fc_vec v, fc_T d) { return v / d; }
-    FC_INLINE fc_vec vrelu(fc_vec v) { return v < 0 ? 0 : v; }
+    FC_INLINE fc_vec vrelu(fc_vec v) { return v <= 0 ? 0 : v; }
     FC_INLINE fc_vec vfirst(fc_vec a, fc_vec b, int n) { (void)b; (void)n; return a; }
     FC_INLINE fc_vec vsecond(fc_vec a, fc_vec b, int n) { (void)a; (void)n; return b; }
     #endif

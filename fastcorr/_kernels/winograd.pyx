@@ -8,7 +8,7 @@ matrices below,
 
 computes it with alpha^2 multiplications instead of 9 m^2, and summed over channels (or, for the
 gradient to the weight, over tiles) that is alpha^2 products of matrices, which the register tile
-of tile.pxi computes.  m = 2: F(2x2, 3x3), 16 for 36; m = 4: F(4x4, 3x3), 36 for 144.
+of channels.pxi computes.  m = 2: F(2x2, 3x3), 16 for 36; m = 4: F(4x4, 3x3), 36 for 144.
 
 Each transform is the same step in one dimension, along columns and then along rows, with a
 vector of channels in each lane: images are turned so that channels lie innermost, a strip of
@@ -59,48 +59,10 @@ cdef Py_ssize_t LINE = 64 // sizeof(T)      # lanes of a cache line
 # What the Python side needs to know of the compile-time choices.
 LANES = V
 
-include "tile.pxi"
+include "channels.pxi"
 
 
-# ---------------------------------------------------------------- images
-
-cdef struct Image:          # (N, channels, H, W); strides in lanes
-    T *data
-    const T *limit          # the end of what vectors may read
-    Py_ssize_t N
-    Py_ssize_t H
-    Py_ssize_t W
-    Py_ssize_t sn
-    Py_ssize_t sc
-    Py_ssize_t s0
-    Py_ssize_t s1
-    int comps               # channels c * comps … lie interleaved
-    Boundary bound0
-    Boundary bound1
-
-
-cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
-    cdef Image p
-    cdef Py_ssize_t n, size = sizeof(T)
-    p.data = <T *> cnp.PyArray_DATA(x)
-    p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
-    p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
-    p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
-    p.comps = comps
-    p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
-    p.limit = p.data + 1
-    for n in range(4):
-        if x.strides[n] < 0:
-            p.limit = p.data        # rows are read one element at a time at their ends
-            break
-        p.limit += (x.shape[n] - 1) * (x.strides[n] // size)
-    return p
-
-
-cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
-    """Where channel c lies."""
-    return c // x.comps * x.sc + c % x.comps
-
+# ---------------------------------------------------------------- pixels, channels innermost
 
 cdef void _gather(
     const Image *x, Py_ssize_t n, Py_ssize_t c0, Py_ssize_t channels,

@@ -1,5 +1,6 @@
-"""The register tile of matrix products, and what packing for it needs: included by conv.pyx and
-winograd.pyx, compiled for each lane type and instruction set as they are."""
+"""Images of many channels, the register tile of matrix products, and what packing for it needs:
+included by conv.pyx and winograd.pyx, compiled for each lane type and instruction set as they are.
+"""
 
 cdef enum:
     ALIGN = 64
@@ -34,6 +35,45 @@ cdef void *_allocate(Py_ssize_t lanes) except NULL:
 
 cdef inline T *_aligned(void *base) noexcept nogil:
     return <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
+
+
+# ---------------------------------------------------------------- images
+
+cdef struct Image:          # (N, channels, H, W); strides in lanes
+    T *data
+    Py_ssize_t N
+    Py_ssize_t H
+    Py_ssize_t W
+    Py_ssize_t sn
+    Py_ssize_t sc
+    Py_ssize_t s0
+    Py_ssize_t s1
+    const T *limit          # the end of what may be read
+    int comps               # channels c * comps … lie interleaved
+    Boundary bound0
+    Boundary bound1
+
+
+cdef Image _image(cnp.ndarray x, int comps, int bound0, int bound1):
+    cdef Image p
+    cdef Py_ssize_t n, size = sizeof(T)
+    p.data = <T *> cnp.PyArray_DATA(x)
+    p.N, p.H, p.W = x.shape[0], x.shape[2], x.shape[3]
+    p.sn, p.sc = x.strides[0] // size, x.strides[1] // size
+    p.s0, p.s1 = x.strides[2] // size, x.strides[3] // size
+    p.limit = p.data + comps
+    for n in range(4):
+        p.limit += max(x.shape[n] - 1, 0) * max(x.strides[n] // size, 0)
+    p.comps = comps
+    p.bound0, p.bound1 = <Boundary> bound0, <Boundary> bound1
+    return p
+
+
+cdef inline Py_ssize_t _channel(const Image *x, Py_ssize_t c) noexcept nogil:
+    """Where channel c lies."""
+    if x.comps == 1:
+        return c * x.sc
+    return c // x.comps * x.sc + c % x.comps
 
 
 # ---------------------------------------------------------------- register tile
