@@ -615,8 +615,9 @@ def conv2d(
     Notes
     -----
     The sum is a product of two matrices, of which the one made of the image's windows is never
-    formed: tiles of it are packed as they are needed [1]_, at most a few hundred kilobytes a
-    thread.  Packed weights take the room of the weights.  Channels that do not mix (``groups``
+    formed: tiles of it are packed as they are needed [1]_, at most a megabyte a thread; packed
+    weights take the room of the weights.  Winograd's algorithms take up to 12 MB for a thread, or
+    for all together, and 3 MB for weights.  Channels that do not mix (``groups``
     = C = O) have a kernel whose lanes are channels; large images at stride and dilation 1 are
     correlated one by one, as by `correlate2d`, which has methods of its own for large kernels;
     ``method='direct'`` keeps from those too.

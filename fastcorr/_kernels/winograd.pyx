@@ -534,12 +534,12 @@ cdef void _whole_task(
 
 # Multiply-adds of a worker between looks for Ctrl-C (some ms).
 cdef double _MACS_PER_CHECK = 2.5e7 * V
-# Bytes of transformed weights from which on each task transforms its own, of transformed pixels
-# that all workers then share; of pixels and gradients that they share for the gradient to the
-# weight, at most, and where the second-level cache holds them.
+# Bytes of transformed weights from which on each task transforms its own, and of transformed
+# pixels that all workers then share; of what workers share, or one has for itself, at most; of
+# what the second-level cache holds.
 cdef Py_ssize_t _MANY = 3 << 20
 cdef Py_ssize_t _SHARED = 6 << 20
-cdef Py_ssize_t _SHARED_GRAD = 12 << 20
+cdef Py_ssize_t _MOST = 12 << 20
 cdef Py_ssize_t _L2 = 1 << 20
 
 
@@ -630,22 +630,20 @@ def winograd(
     job.relu, job.i0, job.j0 = relu, i0, j0
     job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
     _tiles(&job, m)
-    job.subs = _ceil(job.tiles, TILES)
+    n = size * job.c_blocks * 2 * V * <Py_ssize_t> sizeof(T)       # bytes of a tile's pixels
+    job.subs = _ceil(job.tiles, _clip(_MOST // n, 4, TILES))
     if job.subs == 0:
         return
     job.most = _ceil(job.tiles, job.subs)
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
     job.p_ld = _odd(job.most * 2 * V)
     # Many weights and few tiles: each panel's weights are transformed where they are used.
-    n = size * job.c_blocks * 2 * V * <Py_ssize_t> sizeof(T)
     alone = job.panels * n * 2 * V > _MANY
     deep = min(job.c_blocks, K_MAX // (2 * V)) if alone else job.c_blocks
     job.u_ld = _odd(deep * 2 * V * 2 * V)
     whole = not alone and job.subs >= 4 * workers
-    if alone:
-        width = min(job.subs, max(workers, _SHARED // (n * job.most)))
-    else:
-        width = workers if whole else job.subs
+    width = (_SHARED if alone else _MOST) // (n * job.most)
+    width = workers if whole else min(job.subs, max(workers, width))
     room = MOST * (SEGMENT + 2) * V + (size * (job.u_ld + width * job.p_ld) if alone
                                        else size * job.p_ld)
     room = _round_up(room, ALIGN)
@@ -839,7 +837,7 @@ def winograd_weight_grad(
     # A worker alone: as many tiles at a time as the second-level cache holds, or as hide what a
     # pass costs.  All together: as many as they may share, so that they seldom wait.
     n = size * (job.c_blocks + job.panels) * 2 * V * <Py_ssize_t> sizeof(T)
-    n = max(_L2 // n, PASS) if slabs > 1 else max(_SHARED_GRAD // n, 1)
+    n = max(min(max(_L2 // n, PASS) if slabs > 1 else job.tiles, _MOST // n), 1)
     n = _ceil(_ceil(job.tiles, slabs), n)
     job.most = _ceil(_ceil(job.tiles, slabs), n)
     job.v_ld = _odd(job.c_blocks * job.most * 2 * V)
