@@ -596,19 +596,21 @@ cdef Room _room(const Job *job) noexcept nogil:
 cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room) noexcept nogil:
     """One block of pixels of one group, for some of the panels of rows."""
     cdef Py_ssize_t part, group, n, c, a, b, k, k0, p, q, p0, p1, m0, m1, depth, pixels, far
-    cdef Py_ssize_t image_ld, channel_ld, row_ld, ld, zero = 0
+    cdef Py_ssize_t image_ld, channel_ld, row_ld, ld, rows, cols, zero = 0
     cdef Block block
     cdef Run run[64]
     cdef int runs
-    cdef bint whole, relu
+    cdef bint whole, relu, bare
     cdef const cnp.intp_t *ch
     cdef T *panel = scratch + room.pixels
     cdef T *sums = panel + room.panel
     cdef T *tile = sums + room.sums
     cdef Py_ssize_t *off = <Py_ssize_t *> (tile + M_MAX * 2 * V)
     cdef const T *src
+    cdef const T *at
     cdef const T *limit
     cdef const T *w
+    cdef const Py_ssize_t *row
     cdef T *y
     part = number % job.parts
     number //= job.parts
@@ -663,7 +665,13 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
         q = 0
         while q < pixels:
             runs = _runs(job, &block, q, image_ld, row_ld, run)
-            _pack_pixels(src, off, k, run, runs, limit, depth > k, panel)
+            # One panel of rows and pixels side by side: packing them would be read once.
+            bare = p1 - p0 == 1 and runs == 1 and limit == NULL and depth == k
+            if bare:
+                at, row, rows, cols = src + run[0].src, off, depth, 1
+            else:
+                at, row, rows, cols = panel, &zero, 1, depth
+                _pack_pixels(src, off, k, run, runs, limit, depth > k, panel)
             whole = job.apart or pixels - q >= 2 * V and _contiguous(&job.y, run, runs)
             for p in range(p0, p1):
                 m0 = _part(job.M, job.panels, p)
@@ -674,11 +682,11 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
                 else:
                     y = job.y.data + (group * job.M + m0) * ld + run[0].dst
                 if whole and n == 0:
-                    _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, y, ld, m1 - m0, False)
+                    _tile(w + m0 * depth, at, row, rows, cols, 2 * V, y, ld, m1 - m0, False)
                     if relu:
                         _rectify(y, ld, m1 - m0)
                     continue
-                _tile(w + m0 * depth, panel, &zero, 1, depth, 2 * V, tile, 2 * V, m1 - m0,
+                _tile(w + m0 * depth, at, row, rows, cols, 2 * V, tile, 2 * V, m1 - m0,
                       pixels - q <= V)
                 if whole:
                     _add(tile, 2 * V, y, ld, m1 - m0)
