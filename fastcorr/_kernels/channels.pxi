@@ -37,6 +37,34 @@ cdef inline T *_aligned(void *base) noexcept nogil:
     return <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
 
 
+# ---------------------------------------------------------------- tasks
+
+ctypedef void (*Task)(const void *job, Py_ssize_t number, T *scratch) noexcept nogil
+
+# Multiply-adds of a worker between looks for Ctrl-C (some ms).
+cdef double _MACS_PER_CHECK = 2.5e7 * V
+
+
+cdef int _each(
+    Task task, const void *job, Py_ssize_t total, double macs, Py_ssize_t least, T *scratch,
+    Py_ssize_t room, int workers,
+) except -1:
+    """task(job, number, the worker's scratch) for all numbers below `total`, which take so many
+    multiply-adds; looks for Ctrl-C between, after `least` tasks a worker or more."""
+    cdef Py_ssize_t t, start = 0, stop, step
+    step = <Py_ssize_t> min(_MACS_PER_CHECK / (macs + 1) * total * workers, total)
+    step = max(step, least * workers)
+    while start < total:
+        stop = min(start + step, total)
+        for t in prange(start, stop, nogil=True, schedule="dynamic", num_threads=workers,
+                        use_threads_if=workers > 1):
+            task(job, t, scratch + threadid() * room)
+        if stop < total:
+            PyErr_CheckSignals()
+        start = stop
+    return 0
+
+
 # ---------------------------------------------------------------- images
 
 cdef struct Image:          # (N, channels, H, W); strides in lanes

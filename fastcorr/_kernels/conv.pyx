@@ -258,6 +258,14 @@ cdef void _gather(
 
 # ---------------------------------------------------------------- the layer
 
+cdef struct Room:           # of a worker's scratch, in lanes
+    Py_ssize_t pixels
+    Py_ssize_t panel
+    Py_ssize_t ld               # of a block's sums
+    Py_ssize_t sums
+    Py_ssize_t total
+
+
 cdef struct Job:
     Image x
     Image y
@@ -283,6 +291,7 @@ cdef struct Job:
     Py_ssize_t depth            # most k of a chunk
     bint apart                  # results are summed in the scratch, as y holds them scattered
     bint own                    # what lies between pixels of y is nobody else's meanwhile
+    Room room
 
 
 cdef inline Py_ssize_t _taps(const Axis *axis, Py_ssize_t block) noexcept nogil:
@@ -563,14 +572,6 @@ cdef inline Py_ssize_t _source(const Axis *axis, Py_ssize_t tap) noexcept nogil:
     return axis.groups[3 * tap + 1]
 
 
-cdef struct Room:           # of a worker's scratch, in lanes
-    Py_ssize_t pixels
-    Py_ssize_t panel
-    Py_ssize_t ld               # of a block's sums
-    Py_ssize_t sums
-    Py_ssize_t total
-
-
 cdef Room _room(const Job *job) noexcept nogil:
     cdef Room room
     cdef Py_ssize_t n, size
@@ -593,8 +594,10 @@ cdef Room _room(const Job *job) noexcept nogil:
     return room
 
 
-cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room) noexcept nogil:
+cdef void _task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """One block of pixels of one group, for some of the panels of rows."""
+    cdef const Job *job = <const Job *> given
+    cdef const Room *room = &job.room
     cdef Py_ssize_t part, group, n, c, a, b, k, k0, p, q, p0, p1, m0, m1, depth, pixels, far
     cdef Py_ssize_t image_ld, channel_ld, row_ld, ld, rows, cols, zero = 0
     cdef Block block
@@ -702,10 +705,6 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch, const Room *room)
                  _part(job.M, job.panels, p1) - m0)
 
 
-# Multiply-adds of a worker between looks for Ctrl-C (some ms).
-cdef double _MACS_PER_CHECK = 2.5e7 * V
-
-
 def conv(
     cnp.ndarray x not None,         # IN   (N, groups * C, H, W), of T (pairs of T), any strides
     cnp.ndarray w not None,         # IN   (groups, M, C, kh, kw), of T, any strides
@@ -724,11 +723,9 @@ def conv(
 ):
     """y = x correlated with w, plus bias.  Complex: channels, rows of w, bias count re and im."""
     cdef Job job
-    cdef Room room
-    cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T)
+    cdef Py_ssize_t n, t, total, size = sizeof(T)
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // size
     cdef double macs
-    cdef T *scratch
     cdef void *base = NULL
     cdef void *packed = NULL
     job.x = _image(x, comps, bound0, bound1)
@@ -761,30 +758,18 @@ def conv(
     total *= job.parts
     if total == 0:
         return
-    room = _room(&job)
-    macs = (<double> job.y.N * job.y.H * job.y.W * job.groups * job.M * job.K) / total
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), 4 * workers)
+    job.room = _room(&job)
+    macs = <double> job.y.N * job.y.H * job.y.W * job.groups * job.M * job.K
     try:
         packed = _allocate(job.groups * job.K * job.M)
-        base = _allocate(room.total * workers)
+        base = _allocate(job.room.total * workers)
         job.packed = _aligned(packed)
-        scratch = _aligned(base)
-        with nogil:
-            for t in prange(job.groups * (job.n_chunks if job.by_chunk else job.panels),
-                            schedule="static", num_threads=workers, use_threads_if=workers > 1):
-                _pack_weights(&job, t)
-            if job.bias != NULL:
-                _pack_bias(&job)
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _task(&job, t, scratch + threadid() * room.total, &room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        for t in prange(job.groups * (job.n_chunks if job.by_chunk else job.panels), nogil=True,
+                        schedule="static", num_threads=workers, use_threads_if=workers > 1):
+            _pack_weights(&job, t)
+        if job.bias != NULL:
+            _pack_bias(&job)
+        _each(_task, &job, total, macs, 4, _aligned(base), job.room.total, workers)
     finally:
         PyMem_RawFree(base)
         PyMem_RawFree(packed)
@@ -991,8 +976,9 @@ cdef inline Py_ssize_t _lanes(
     return n * _round_up(channels, 2 * V)
 
 
-cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """One block of the gradient, summed over one slab of the pixels."""
+    cdef const GradJob *job = <const GradJob *> given
     cdef Py_ssize_t group, slab, ap, n, r, a, b, c, m, p, t, m0, m1, c0, c1, mi, panels, blocks
     cdef Py_ssize_t rows, row_slots, col_slots, plane, width, width_all, table_ld, lane, at
     cdef Py_ssize_t first, last, done, here, pixels, n0
@@ -1122,10 +1108,9 @@ def conv_weight_grad(
 ):
     """out[s] = gradient to the weight from slab s of the pixels; b in the order of cols' taps."""
     cdef GradJob job
-    cdef Py_ssize_t n, t, total, start, stop, step, size = sizeof(T), channels, ms, plane, lanes = 0
+    cdef Py_ssize_t n, total, size = sizeof(T), channels, ms, plane, lanes = 0
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // size
     cdef double macs
-    cdef T *scratch
     cdef void *base
     job.x = _image(x, comps, bound0, bound1)
     job.g = _image(g, comps, FILL, FILL)
@@ -1165,23 +1150,10 @@ def conv_weight_grad(
     job.room_g = _round_up(job.room_g, ALIGN)
     job.room = (job.room_x + job.room_g + job.room_table + M_MAX * 2 * V
                 + _round_up(job.tile[0] * job.tile[1] * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
-    macs = (<double> job.g.N * job.g.H * job.g.W * job.groups * job.M * job.C * job.ka * job.kb
-            / total)
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), workers)
+    macs = <double> job.g.N * job.g.H * job.g.W * job.groups * job.M * job.C * job.ka * job.kb
     base = _allocate(job.room * workers)
-    scratch = _aligned(base)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _grad_task(&job, t, scratch + threadid() * job.room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        _each(_grad_task, &job, total, macs, 1, _aligned(base), job.room, workers)
     finally:
         PyMem_RawFree(base)
 

@@ -47,6 +47,9 @@ cdef struct Apart:
     Py_ssize_t strip            # rows of a phase
     Py_ssize_t room_x
     Py_ssize_t room_y
+    double *out                 # gradient to the weight (slabs, channels, kernel)
+    Py_ssize_t slabs
+    Py_ssize_t kernel[2]
 
 
 cdef inline void _apart_store(T *dst, vec v, const T *bias, bint relu) noexcept nogil:
@@ -188,8 +191,9 @@ cdef inline Py_ssize_t _apart_block(
     return number % job.tiles[0] * 2 * V
 
 
-cdef void _apart_task(const Apart *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _apart_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """A block of rows and columns of an image, for some of its channels."""
+    cdef const Apart *job = <const Apart *> given
     cdef Py_ssize_t c, c0, channels, d, e, a, b, i, j, k, n, ld, row_slots, col_slots, first, last
     cdef Py_ssize_t width = 2 * V, wide, v0, i0, taps
     cdef Block block, source
@@ -251,10 +255,10 @@ cdef void _apart_task(const Apart *job, Py_ssize_t number, T *scratch) noexcept 
         i0 += job.strip
 
 
-cdef Py_ssize_t _apart_job(
+cdef int _apart_job(
     Apart *job, cnp.ndarray x, cnp.ndarray y, rows, cols, stride, tile, int bound0, int bound1,
 ) except -1:
-    """What both calls have in common; lanes of the scratch for x, and as many for y."""
+    """What both calls have in common."""
     cdef Py_ssize_t n
     job.x = _image(x, 1, bound0, bound1)
     job.y = _image(y, 1, FILL, FILL)
@@ -288,9 +292,8 @@ def depthwise(
     """y = each channel of x correlated with its kernel, plus the bias."""
     cdef Apart job
     cdef cnp.ndarray at0 = down[0], at1 = across[0], table0 = down[1], table1 = across[1]
-    cdef Py_ssize_t n, t, room, total, start, stop, step, size = sizeof(T)
+    cdef Py_ssize_t n, room, total, size = sizeof(T)
     cdef double macs
-    cdef T *scratch
     cdef void *base
     job.at0, job.at1 = <const cnp.intp_t *> at0.data, <const cnp.intp_t *> at1.data
     job.down, job.across = <const cnp.intp_t *> table0.data, <const cnp.intp_t *> table1.data
@@ -314,22 +317,10 @@ def depthwise(
     room = (job.room_x + job.room_y + (job.taps + 1) * 2 * V
             + _round_up(job.taps * <Py_ssize_t> sizeof(Py_ssize_t) // size + 1, ALIGN))
     room = _round_up(room, ALIGN)
-    macs = <double> job.y.N * job.channels * job.n[0] * job.n[1] * job.taps / total
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), 4 * workers)
+    macs = <double> job.y.N * job.channels * job.n[0] * job.n[1] * job.taps
     base = _allocate(room * workers)
-    scratch = _aligned(base)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _apart_task(&job, t, scratch + threadid() * room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        _each(_apart_task, &job, total, macs, 4, _aligned(base), room, workers)
     finally:
         PyMem_RawFree(base)
 
@@ -439,12 +430,11 @@ cdef void _apart_products(
         a += high
 
 
-cdef void _apart_grad_task(
-    const Apart *job, Py_ssize_t number, T *scratch, double *out, Py_ssize_t slabs,
-    Py_ssize_t kh, Py_ssize_t kw,
-) noexcept nogil:
+cdef void _apart_grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """The gradient of some channels, from one slab of the images."""
+    cdef const Apart *job = <const Apart *> given
     cdef Py_ssize_t c, c0, channels, a, b, k, n, row_slots, col_slots, blocks, width = 2 * V
+    cdef Py_ssize_t kh = job.kernel[0], kw = job.kernel[1], slabs = job.slabs
     cdef Py_ssize_t slab = number % slabs, group = number // slabs
     cdef Block block, source
     cdef T *gs = scratch + job.room_x
@@ -475,7 +465,7 @@ cdef void _apart_grad_task(
             k += V
     for c in range(channels):
         for k in range(kh * kw):
-            out[(slab * job.channels + c0 + c) * kh * kw + k] = sums[k * width + c]
+            job.out[(slab * job.channels + c0 + c) * kh * kw + k] = sums[k * width + c]
 
 
 def depthwise_weight_grad(
@@ -490,33 +480,20 @@ def depthwise_weight_grad(
 ):
     """out[s] = gradient to the weight from slab s of the images."""
     cdef Apart job
-    cdef Py_ssize_t n, t, room, total, start, stop, step, size = sizeof(T)
-    cdef Py_ssize_t slabs = out.shape[0], kh = out.shape[2], kw = out.shape[3]
+    cdef Py_ssize_t kh = out.shape[2], kw = out.shape[3], room, total, size = sizeof(T)
     cdef double macs
-    cdef double *to = <double *> cnp.PyArray_DATA(out)
-    cdef T *scratch
     cdef void *base
     job.n[0], job.n[1] = g.shape[2], g.shape[3]
     _apart_job(&job, x, g, rows, cols, stride, tile, bound0, bound1)
-    total = job.tiles[0] * slabs
+    job.out = <double *> cnp.PyArray_DATA(out)
+    job.slabs, job.kernel[0], job.kernel[1] = out.shape[0], kh, kw
+    total = job.tiles[0] * job.slabs
     job.room_y = _round_up((job.tile[0] * job.tile[1] + V) * 2 * V, ALIGN)
     room = kh + kw + kh * kw * 2 * V        # addresses and doubles
     room = _round_up(job.room_x + job.room_y + room * 8 // size, ALIGN)
-    macs = (<double> job.y.N * job.channels * job.y.H * job.y.W * kh * kw) / total
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), workers)
+    macs = <double> job.y.N * job.channels * job.y.H * job.y.W * kh * kw
     base = _allocate(room * workers)
-    scratch = _aligned(base)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _apart_grad_task(&job, t, scratch + threadid() * room, to, slabs, kh, kw)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        _each(_apart_grad_task, &job, total, macs, 1, _aligned(base), room, workers)
     finally:
         PyMem_RawFree(base)

@@ -55,6 +55,8 @@ cdef enum:
     GRAD_BLOCKS = 4     # blocks of channels of a task of the gradient to the weight
 
 cdef Py_ssize_t LINE = 64 // sizeof(T)      # lanes of a cache line
+# Lanes of a strip; its last row may be overwritten up to the next whole square.
+cdef Py_ssize_t ROOM = (MOST * (SEGMENT + 2) + V) * V
 
 # What the Python side needs to know of the compile-time choices.
 LANES = V
@@ -280,6 +282,8 @@ cdef inline vec _undo(const int m, vec v) noexcept nogil:
 # ---------------------------------------------------------------- a job
 
 cdef struct Job:
+    int m
+    Py_ssize_t size             # (m + 2)^2
     Image x
     Image y                     # or its gradient
     const T *w
@@ -305,9 +309,15 @@ cdef struct Job:
     T *v
     T *g
     T *u                        # all panels, or NULL: each task transforms its own
-    T *out                      # gradient to the weight (groups, M, C, 3, 3)
-    bint first                  # … is assigned, not added to
+    T *out                      # gradient to the weight (slabs, groups, M, C, 3, 3)
+    Py_ssize_t slabs
     Py_ssize_t together         # blocks of channels of a task of it
+    # What the tasks at hand are about: a group, and so many parts of the tiles, or tiles, from
+    # `first` on; whether they assign the gradient, or add to it.
+    Py_ssize_t group
+    Py_ssize_t first
+    Py_ssize_t here
+    bint fresh
 
 
 cdef inline Py_ssize_t _odd(Py_ssize_t lanes) noexcept nogil:
@@ -315,21 +325,21 @@ cdef inline Py_ssize_t _odd(Py_ssize_t lanes) noexcept nogil:
     return (_ceil(lanes, LINE) | 1) * LINE
 
 
-cdef inline Py_ssize_t _segment(
-    const Job *job, const int m, Py_ssize_t p, Py_ssize_t stop,
-) noexcept nogil:
+cdef inline Py_ssize_t _segment(const Job *job, Py_ssize_t p, Py_ssize_t stop) noexcept nogil:
     """How many tiles from p on lie in one row and one strip."""
-    return min(min(stop - p, job.tiles1 - p % job.tiles1), SEGMENT // m)
+    return min(min(stop - p, job.tiles1 - p % job.tiles1), SEGMENT // job.m)
 
 
 cdef void _transform(
-    const Job *job, const Image *x, const int m, const bint grad, Py_ssize_t start,
-    Py_ssize_t stop, Py_ssize_t group, Py_ssize_t block, T *dst, Py_ssize_t ld, T *strip,
+    const Job *job, const int m, const bint grad, Py_ssize_t start, Py_ssize_t stop,
+    Py_ssize_t block, T *dst, Py_ssize_t ld, T *strip,
 ) noexcept nogil:
-    """Tiles [start, stop) of one block of channels into dst[t * ld + …]: pixels of x, or grad:
+    """Tiles [start, stop) of one block of channels into dst[t * ld + …]: pixels of x, or (`grad`)
     gradients of outputs, which are zero beyond the edges."""
     cdef Py_ssize_t alpha = m + 2, size = m if grad else alpha, n, p, q, t, c0, channels, half
-    cdef Py_ssize_t i, here, cols, width, C = job.M if grad else job.C
+    cdef Py_ssize_t i, j, here, cols, width, C = job.M if grad else job.C
+    cdef Py_ssize_t i0 = 0 if grad else job.i0, j0 = 0 if grad else job.j0
+    cdef const Image *x = &job.y if grad else &job.x
     cdef T *to
     dst += block * (stop - start) * 2 * V
     for half in range(2):
@@ -342,18 +352,14 @@ cdef void _transform(
             continue
         p = start
         while p < stop:
-            here = _segment(job, m, p, stop)
+            here = _segment(job, p, stop)
             n = p // job.tiles1
-            i = n % job.tiles0 * m
-            q = p % job.tiles1 * m
+            i = i0 + n % job.tiles0 * m
+            j = j0 + p % job.tiles1 * m
             n //= job.tiles0
             cols = here * m + (size - m)
             width = cols * V
-            if grad:
-                _gather(x, n, group * C + c0, channels, i, size, q, cols, strip, width)
-            else:
-                _gather(x, n, group * C + c0, channels, job.i0 + i, size, job.j0 + q, cols, strip,
-                        width)
+            _gather(x, n, job.group * C + c0, channels, i, size, j, cols, strip, width)
             for t in range(cols):
                 if grad:
                     _a_back(m, strip + t * V, width, strip + t * V, width)
@@ -418,8 +424,8 @@ cdef void _weights(
 
 
 cdef void _products(
-    const Job *job, const int m, const T *v, Py_ssize_t tiles, Py_ssize_t first,
-    Py_ssize_t blocks, const T *u, T *p,
+    const Job *job, const T *v, Py_ssize_t tiles, Py_ssize_t first, Py_ssize_t blocks, const T *u,
+    T *p,
 ) noexcept nogil:
     """p[t, tile, :] = sum over some channels of v[t, c, tile] * u[t, c, :]; added but the first."""
     cdef Py_ssize_t t, b, q, rows, n, parts = _ceil(tiles, M_MAX)
@@ -428,7 +434,7 @@ cdef void _products(
     cdef T *dst
     for b in range(blocks):
         row[b] = b * 2 * V * 2 * V
-    for t in range((m + 2) * (m + 2)):
+    for t in range(job.size):
         for n in range(parts):
             q = _part(tiles, parts, n)
             rows = _part(tiles, parts, n + 1) - q
@@ -439,8 +445,8 @@ cdef void _products(
 
 
 cdef void _outputs(
-    const Job *job, const int m, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t group,
-    Py_ssize_t panel, const T *products, T *strip,
+    const Job *job, const int m, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t panel,
+    const T *products, T *strip,
 ) noexcept nogil:
     """The outputs of tiles [start, stop) and a panel, from its products."""
     cdef Py_ssize_t alpha = m + 2, half, m0, rows, p, q, t, r, n, i, j, here, width
@@ -455,10 +461,10 @@ cdef void _outputs(
             return
         bias = vzero()
         if job.bias != NULL:
-            bias = vload(job.bias + group * job.panels * 2 * V + m0)
+            bias = vload(job.bias + job.group * job.panels * 2 * V + m0)
         p = start
         while p < stop:
-            here = _segment(job, m, p, stop)
+            here = _segment(job, p, stop)
             width = here * m * V
             for q in range(here):
                 src = products + (p - start + q) * 2 * V + half * V
@@ -476,64 +482,113 @@ cdef void _outputs(
             i = n % job.tiles0 * m
             j = p % job.tiles1 * m
             n //= job.tiles0
-            _scatter(strip, width, &job.y, n, group * job.M + m0, rows, i, min(m, job.y.H - i),
+            _scatter(strip, width, &job.y, n, job.group * job.M + m0, rows, i, min(m, job.y.H - i),
                      j, min(here * m, job.y.W - j))
             p += here
 
 
 # ---------------------------------------------------------------- tasks
+# The transforms are compiled for each m.
+
+cdef inline void _transform_m(
+    const Job *job, const bint grad, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t block, T *dst,
+    Py_ssize_t ld, T *strip,
+) noexcept nogil:
+    if job.m == 2:
+        _transform(job, 2, grad, start, stop, block, dst, ld, strip)
+    else:
+        _transform(job, 4, grad, start, stop, block, dst, ld, strip)
+
+
+cdef inline void _weights_m(
+    const Job *job, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t blocks, T *u,
+    T *buf,
+) noexcept nogil:
+    if job.m == 2:
+        _weights(job, 2, group, panel, first, blocks, u, buf)
+    else:
+        _weights(job, 4, group, panel, first, blocks, u, buf)
+
+
+cdef inline void _outputs_m(
+    const Job *job, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t panel, const T *products,
+    T *strip,
+) noexcept nogil:
+    if job.m == 2:
+        _outputs(job, 2, start, stop, panel, products, strip)
+    else:
+        _outputs(job, 4, start, stop, panel, products, strip)
+
 
 cdef inline Py_ssize_t _sub(const Job *job, Py_ssize_t number) noexcept nogil:
-    return _part(job.tiles, job.subs, number)
+    """The tile that part `number`, counted from the first at hand, begins with."""
+    return _part(job.tiles, job.subs, job.first + number)
 
 
-cdef void _input_task(
-    const Job *job, const int m, Py_ssize_t sub, Py_ssize_t slot, Py_ssize_t group,
-    Py_ssize_t block, T *strip,
+cdef void _weights_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    """All weights of a panel of any group."""
+    cdef const Job *job = <const Job *> given
+    _weights_m(job, number // job.panels, number % job.panels, 0, job.c_blocks,
+               job.u + number * job.size * job.u_ld, scratch)
+
+
+cdef void _input_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    """A part of the tiles, a block of channels."""
+    cdef const Job *job = <const Job *> given
+    cdef Py_ssize_t sub = number // job.c_blocks
+    _transform_m(job, False, _sub(job, sub), _sub(job, sub + 1), number % job.c_blocks,
+                 job.v + sub * job.size * job.v_ld, job.v_ld, scratch)
+
+
+cdef void _panel(
+    const Job *job, Py_ssize_t panel, Py_ssize_t start, Py_ssize_t stop, T *scratch,
 ) noexcept nogil:
-    _transform(job, &job.x, m, False, _sub(job, sub), _sub(job, sub + 1), group, block,
-               job.v + slot * (m + 2) * (m + 2) * job.v_ld, job.v_ld, strip)
-
-
-cdef void _output_task(
-    const Job *job, const int m, Py_ssize_t first, Py_ssize_t subs, Py_ssize_t slot,
-    Py_ssize_t group, Py_ssize_t panel, T *scratch,
-) noexcept nogil:
-    """A panel of the outputs of some parts, whose pixels are transformed."""
-    cdef Py_ssize_t size = (m + 2) * (m + 2), sub, b, here, deep = K_MAX // (2 * V)
+    """A panel of the outputs of parts [start, stop), whose pixels are transformed."""
+    cdef Py_ssize_t sub, b, here, deep = K_MAX // (2 * V)
     cdef T *strip = scratch
-    cdef T *own = strip + MOST * (SEGMENT + 2) * V
-    cdef T *products = own + (size * job.u_ld if job.u == NULL else 0)
+    cdef T *own = strip + ROOM
+    cdef T *products = own + (job.size * job.u_ld if job.u == NULL else 0)
     cdef const T *u = own
     b = 0
     while b < job.c_blocks:
         here = min(deep, job.c_blocks - b)
         if job.u == NULL:
-            _weights(job, m, group, panel, b, here, own, strip)
+            _weights_m(job, job.group, panel, b, here, own, strip)
         else:
-            u = (job.u + (group * job.panels + panel) * size * job.u_ld + b * 2 * V * 2 * V)
-        for sub in range(subs):
-            _products(job, m, job.v + (slot + sub) * size * job.v_ld,
-                      _sub(job, first + sub + 1) - _sub(job, first + sub), b, here, u,
-                      products + sub * size * job.p_ld)
+            u = (job.u + (job.group * job.panels + panel) * job.size * job.u_ld
+                 + b * 2 * V * 2 * V)
+        for sub in range(start, stop):
+            _products(job, job.v + sub * job.size * job.v_ld, _sub(job, sub + 1) - _sub(job, sub),
+                      b, here, u, products + (sub - start) * job.size * job.p_ld)
         b += here
-    for sub in range(subs):
-        _outputs(job, m, _sub(job, first + sub), _sub(job, first + sub + 1), group, panel,
-                 products + sub * size * job.p_ld, strip)
+    for sub in range(start, stop):
+        _outputs_m(job, _sub(job, sub), _sub(job, sub + 1), panel,
+                   products + (sub - start) * job.size * job.p_ld, strip)
 
 
-cdef void _whole_task(
-    const Job *job, const int m, Py_ssize_t sub, Py_ssize_t slot, Py_ssize_t group, T *scratch,
-) noexcept nogil:
+cdef void _output_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    """A panel of all parts at hand, which shares its weights, or of one of them."""
+    cdef const Job *job = <const Job *> given
+    cdef Py_ssize_t sub = number // job.panels
+    if job.u == NULL:
+        _panel(job, number, 0, job.here, scratch)
+    else:
+        _panel(job, number % job.panels, sub, sub + 1, scratch)
+
+
+cdef void _whole_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    """A part of the tiles from pixels to outputs."""
+    cdef Job own = (<const Job *> given)[0]
     cdef Py_ssize_t n
-    for n in range(job.c_blocks):
-        _input_task(job, m, sub, slot, group, n, scratch)
-    for n in range(job.panels):
-        _output_task(job, m, sub, 1, slot, group, n, scratch)
+    own.first = number
+    own.v = scratch
+    scratch += own.size * own.v_ld
+    for n in range(own.c_blocks):
+        _input_task(&own, n, scratch)
+    for n in range(own.panels):
+        _output_task(&own, n, scratch)
 
 
-# Multiply-adds of a worker between looks for Ctrl-C (some ms).
-cdef double _MACS_PER_CHECK = 2.5e7 * V
 # Bytes of transformed weights from which on each task transforms its own, and of transformed
 # pixels that all workers then share; of what workers share, or one has for itself, at most; of
 # what the second-level cache holds.
@@ -543,60 +598,35 @@ cdef Py_ssize_t _MOST = 12 << 20
 cdef Py_ssize_t _L2 = 1 << 20
 
 
-cdef void _run(
-    Job *job, const int m, Py_ssize_t width, bint whole, T *scratch, Py_ssize_t room, int workers,
-) except *:
-    """All of a layer.  `whole`: each task takes a part of the tiles from pixels to outputs, in a
-    slot of its worker's; otherwise pixels of `width` parts are transformed, then panels computed.
-    """
-    cdef Py_ssize_t t, first, group, here, total, start, stop, step
-    cdef int thread
-    cdef double macs
-    with nogil:
-        if job.u != NULL:
-            for t in prange(job.groups * job.panels, schedule="dynamic", num_threads=workers,
-                            use_threads_if=workers > 1):
-                _weights(job, m, t // job.panels, t % job.panels, 0, job.c_blocks,
-                         job.u + t * (m + 2) * (m + 2) * job.u_ld, scratch + threadid() * room)
-        for group in range(job.groups):
-            first = 0
-            while first < job.subs:
-                here = job.subs if whole else min(width, job.subs - first)
-                total = here
-                macs = <double> job.most * job.C * (m + 2) * (m + 2) * 2 * V
-                if whole:
-                    macs *= job.panels
-                else:
-                    for t in prange(here * job.c_blocks, schedule="dynamic",
-                                    num_threads=workers, use_threads_if=workers > 1):
-                        _input_task(job, m, first + t // job.c_blocks, t // job.c_blocks, group,
-                                    t % job.c_blocks, scratch + threadid() * room)
-                    total = job.panels if job.u == NULL else job.panels * here
-                    if job.u == NULL:
-                        macs *= here
-                step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
-                start = 0
-                while start < total:
-                    stop = min(start + step, total)
-                    for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                    use_threads_if=workers > 1):
-                        thread = threadid()
-                        if whole:
-                            _whole_task(job, m, t, thread, group, scratch + thread * room)
-                        elif job.u == NULL:
-                            _output_task(job, m, first, here, 0, group, t,
-                                         scratch + thread * room)
-                        else:
-                            _output_task(job, m, first + t // job.panels, 1, t // job.panels,
-                                         group, t % job.panels, scratch + thread * room)
-                    start = stop
-                    with gil:
-                        PyErr_CheckSignals()
-                first += here
+cdef int _run(
+    Job *job, Py_ssize_t width, bint whole, T *scratch, Py_ssize_t room, int workers,
+) except -1:
+    """All of a layer.  `whole`: each task takes a part of the tiles from pixels to outputs;
+    otherwise the pixels of `width` parts are transformed, then panels computed."""
+    cdef Py_ssize_t n
+    cdef double macs = <double> job.most * job.C * job.panels * 2 * V * job.size    # of a part
+    if job.u != NULL:
+        n = job.groups * job.panels
+        _each(_weights_task, job, n, <double> n * job.C * 2 * V * job.size, 4, scratch, room,
+              workers)
+    for job.group in range(job.groups):
+        job.first = 0
+        if whole:
+            _each(_whole_task, job, job.subs, macs * job.subs, 1, scratch, room, workers)
+            continue
+        while job.first < job.subs:
+            job.here = min(width, job.subs - job.first)
+            _each(_input_task, job, job.here * job.c_blocks, macs * job.here, 4, scratch, room,
+                  workers)
+            n = job.panels if job.u == NULL else job.panels * job.here
+            _each(_output_task, job, n, macs * job.here, 4, scratch, room, workers)
+            job.first += job.here
+    return 0
 
 
-cdef void _tiles(Job *job, Py_ssize_t m):
-    """The tiles of y in parts of about TILES, and the blocks."""
+cdef void _tiles(Job *job, int m):
+    """How many tiles and blocks there are."""
+    job.m, job.size = m, (m + 2) * (m + 2)
     job.tiles0, job.tiles1 = _ceil(job.y.H, m), _ceil(job.y.W, m)
     job.tiles = job.y.N * job.tiles0 * job.tiles1
     job.c_blocks = _ceil(job.C, 2 * V)
@@ -616,7 +646,7 @@ def winograd(
 ):
     """y = x correlated with w.  Complex: channels, rows of w and bias count re and im."""
     cdef Job job
-    cdef Py_ssize_t n, k, room, width, deep, size = (m + 2) * (m + 2)
+    cdef Py_ssize_t n, k, room, width, deep, size
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
     cdef void *base = NULL
     cdef T *at
@@ -630,6 +660,7 @@ def winograd(
     job.relu, job.i0, job.j0 = relu, i0, j0
     job.groups, job.M, job.C = w.shape[0], w.shape[1], w.shape[2]
     _tiles(&job, m)
+    size = job.size
     n = size * job.c_blocks * 2 * V * <Py_ssize_t> sizeof(T)       # bytes of a tile's pixels
     job.subs = _ceil(job.tiles, _clip(_MOST // n, 4, TILES))
     if job.subs == 0:
@@ -643,11 +674,10 @@ def winograd(
     job.u_ld = _odd(deep * 2 * V * 2 * V)
     whole = not alone and job.subs >= 4 * workers
     width = (_SHARED if alone else _MOST) // (n * job.most)
-    width = workers if whole else min(job.subs, max(workers, width))
-    room = MOST * (SEGMENT + 2) * V + (size * (job.u_ld + width * job.p_ld) if alone
-                                       else size * job.p_ld)
-    room = _round_up(room, ALIGN)
-    n = width * size * job.v_ld
+    width = min(job.subs, max(workers, width))
+    room = ROOM + size * (job.u_ld + width * job.p_ld if alone else job.p_ld)
+    room = _round_up(room + (size * job.v_ld if whole else 0), ALIGN)
+    n = 0 if whole else width * size * job.v_ld
     k = 0 if alone else job.groups * job.panels * size * job.u_ld
     try:
         base = _allocate(n + k + room * workers + job.groups * job.panels * 2 * V)
@@ -663,36 +693,30 @@ def winograd(
                     padded[n * job.panels * 2 * V + k] = (
                         (<T *> cnp.PyArray_DATA(bias))[n * job.M + k] if k < job.M else <T> 0)
             job.bias = padded
-        if m == 2:
-            _run(&job, 2, width, whole, at, room, workers)
-        else:
-            _run(&job, 4, width, whole, at, room, workers)
+        _run(&job, width, whole, at, room, workers)
     finally:
         PyMem_RawFree(base)
 
 
 # ---------------------------------------------------------------- gradient to the weight
 
-cdef void _grad_input(
-    const Job *job, const int m, Py_ssize_t first, Py_ssize_t tiles, Py_ssize_t group,
-    Py_ssize_t block, T *strip,
-) noexcept nogil:
-    """Transform tiles of one block of channels of x, or of one panel of the outputs' gradient."""
-    if block < job.c_blocks:
-        _transform(job, &job.x, m, False, first, first + tiles, group, block, job.v, job.v_ld,
-                   strip)
+cdef void _grad_input_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    """The tiles at hand of one block of channels of x, or of one panel of the outputs' gradient."""
+    cdef const Job *job = <const Job *> given
+    if number < job.c_blocks:
+        _transform_m(job, False, job.first, job.first + job.here, number, job.v, job.v_ld, scratch)
     else:
-        _transform(job, &job.y, m, True, first, first + tiles, group, block - job.c_blocks, job.g,
-                   job.g_ld, strip)
+        _transform_m(job, True, job.first, job.first + job.here, number - job.c_blocks, job.g,
+                     job.g_ld, scratch)
 
 
-cdef void _grad_task(
-    const Job *job, const int m, Py_ssize_t tiles, Py_ssize_t group, Py_ssize_t panel,
-    Py_ssize_t first, T *scratch,
+cdef inline void _grad_products(
+    const Job *job, const int m, Py_ssize_t panel, Py_ssize_t first, T *scratch,
 ) noexcept nogil:
-    """The gradient of a panel of outputs and some blocks of channels from all tiles of a pass."""
+    """The gradient of a panel of outputs and some blocks of channels from the tiles at hand."""
     cdef Py_ssize_t alpha = m + 2, t, b, k, n, r, c0, channels, half, rows, parts, here, m0
     cdef Py_ssize_t blocks = min(job.together, job.c_blocks - first), ld = blocks * 2 * V, p_ld
+    cdef Py_ssize_t tiles = job.here
     cdef Py_ssize_t zero = 0
     cdef T *products = scratch
     cdef T tile[12 * 2 * 8]
@@ -733,84 +757,69 @@ cdef void _grad_task(
                 _g_back(m, buf + t * alpha * V, V, sums + t * 3 * V, V)
             for t in range(9):
                 vstore(sums + t * V, _undo(m, vload(sums + t * V)))
-            dst = job.out + (((group * job.M) + m0 + r) * job.C + c0) * 9
+            dst = job.out + ((job.group * job.M + m0 + r) * job.C + c0) * 9
             # From taps by channels to channels by taps.
-            if job.first and channels == V:
+            if job.fresh and channels == V:
                 _transpose(sums, V, 1, 9, V, dst, 9)
                 continue
             _transpose(sums, V, 1, 9, V, buf, 9)
             for t in range(channels * 9):
-                dst[t] = buf[t] if job.first else dst[t] + buf[t]
+                dst[t] = buf[t] if job.fresh else dst[t] + buf[t]
 
 
-cdef void _slab_task(
-    const Job *job, const int m, Py_ssize_t slabs, Py_ssize_t number, Py_ssize_t size, T *scratch,
-) noexcept nogil:
-    """The gradient from a slab of the tiles, some at a time, all by one worker."""
-    cdef Job own = job[0]
-    cdef Py_ssize_t group = number // slabs, slab = number % slabs, t, n, c0, here, first, stop
-    cdef Py_ssize_t passes
-    first, stop = _part(job.tiles, slabs, slab), _part(job.tiles, slabs, slab + 1)
-    passes = _ceil(stop - first, job.most)
+cdef inline Py_ssize_t _grad_blocks(const Job *job) noexcept nogil:
+    return _ceil(job.c_blocks, job.together)
+
+
+cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    cdef const Job *job = <const Job *> given
+    cdef Py_ssize_t blocks = _grad_blocks(job)
+    if job.m == 2:
+        _grad_products(job, 2, number // blocks, number % blocks * job.together, scratch)
+    else:
+        _grad_products(job, 4, number // blocks, number % blocks * job.together, scratch)
+
+
+cdef void _slab_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    """The gradient from a slab of the tiles of a group, some at a time, all by one worker."""
+    cdef Job own = (<const Job *> given)[0]
+    cdef Py_ssize_t slab = number % own.slabs, start, stop, n, t, passes
+    own.group = number // own.slabs
+    own.out += slab * own.groups * own.M * own.C * 9
     own.v = scratch
-    own.g = own.v + size * job.v_ld
-    scratch = own.g + size * job.g_ld
-    own.out += slab * job.groups * job.M * job.C * 9
+    own.g = own.v + own.size * own.v_ld
+    scratch = own.g + own.size * own.g_ld
+    start = _part(own.tiles, own.slabs, slab)
+    stop = _part(own.tiles, own.slabs, slab + 1)
+    passes = _ceil(stop - start, own.most)
     for n in range(passes):
-        c0 = first + _part(stop - first, passes, n)
-        here = first + _part(stop - first, passes, n + 1) - c0
-        own.first = n == 0
-        for t in range(job.c_blocks + job.panels):
-            _grad_input(&own, m, c0, here, group, t, scratch)
-        for t in range(job.panels):
-            for first in range(_ceil(job.c_blocks, job.together)):
-                _grad_task(&own, m, here, group, t, first * job.together, scratch)
-        first = _part(job.tiles, slabs, slab)
+        own.first = start + _part(stop - start, passes, n)
+        own.here = start + _part(stop - start, passes, n + 1) - own.first
+        own.fresh = n == 0
+        for t in range(own.c_blocks + own.panels):
+            _grad_input_task(&own, t, scratch)
+        for t in range(own.panels * _grad_blocks(&own)):
+            _grad_task(&own, t, scratch)
 
 
-cdef void _run_grad(
-    Job *job, const int m, Py_ssize_t slabs, T *scratch, Py_ssize_t room, int workers,
-) except *:
+cdef int _run_grad(Job *job, T *scratch, Py_ssize_t room, int workers) except -1:
     """Slabs of the tiles, each by one worker; or, if there is only one, pass by pass by all."""
-    cdef Py_ssize_t t, n, group, c0, here, start, stop, total, step, blocks, passes
-    cdef Py_ssize_t size = (m + 2) * (m + 2)
-    cdef double macs
-    blocks = _ceil(job.c_blocks, job.together)
-    macs = <double> size * 2 * V * 2 * V
-    if slabs > 1:
-        total = slabs * job.groups
-        macs *= _ceil(job.tiles, slabs) * job.c_blocks * job.panels
-        step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, workers)
-        start = 0
-        while start < total:
-            stop = min(start + step, total)
-            for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                            use_threads_if=workers > 1, nogil=True):
-                _slab_task(job, m, slabs, t, size, scratch + threadid() * room)
-            PyErr_CheckSignals()
-            start = stop
-        return
-    passes = _ceil(job.tiles, job.most)
-    total = job.panels * blocks
-    macs *= job.most * job.together
-    step = <Py_ssize_t> max(_MACS_PER_CHECK / macs * workers, 4 * workers)
-    for group in range(job.groups):
+    cdef Py_ssize_t n, passes = _ceil(job.tiles, job.most)
+    # Of a group and all its tiles.
+    cdef double macs = <double> job.size * job.tiles * job.c_blocks * job.panels * 2 * V * 2 * V
+    if job.slabs > 1:
+        _each(_slab_task, job, job.slabs * job.groups, macs * job.groups, 1, scratch, room, workers)
+        return 0
+    for job.group in range(job.groups):
         for n in range(passes):
-            c0 = _part(job.tiles, passes, n)
-            here = _part(job.tiles, passes, n + 1) - c0
-            job.first = n == 0
-            for t in prange(job.c_blocks + job.panels, schedule="dynamic", num_threads=workers,
-                            use_threads_if=workers > 1, nogil=True):
-                _grad_input(job, m, c0, here, group, t, scratch + threadid() * room)
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1, nogil=True):
-                    _grad_task(job, m, here, group, t // blocks, t % blocks * job.together,
-                               scratch + threadid() * room)
-                PyErr_CheckSignals()
-                start = stop
+            job.first = _part(job.tiles, passes, n)
+            job.here = _part(job.tiles, passes, n + 1) - job.first
+            job.fresh = n == 0
+            _each(_grad_input_task, job, job.c_blocks + job.panels, macs / passes, 4, scratch, room,
+                  workers)
+            _each(_grad_task, job, job.panels * _grad_blocks(job), macs / passes, 4, scratch, room,
+                  workers)
+    return 0
 
 
 def winograd_weight_grad(
@@ -824,7 +833,7 @@ def winograd_weight_grad(
 ):
     """out[s] = gradient to the weight from slab s of the tiles."""
     cdef Job job
-    cdef Py_ssize_t n, room, slabs, size = (m + 2) * (m + 2)
+    cdef Py_ssize_t n, room, slabs = out.shape[0], size
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // <Py_ssize_t> sizeof(T)
     cdef void *base = NULL
     cdef T *at
@@ -832,8 +841,9 @@ def winograd_weight_grad(
     job.y = _image(g, comps, FILL, FILL)
     job.i0, job.j0 = i0, j0
     job.out = <T *> cnp.PyArray_DATA(out)
-    slabs, job.groups, job.M, job.C = out.shape[0], out.shape[1], out.shape[2], out.shape[3]
+    job.slabs, job.groups, job.M, job.C = slabs, out.shape[1], out.shape[2], out.shape[3]
     _tiles(&job, m)
+    size = job.size
     # A worker alone: as many tiles at a time as the second-level cache holds, or as hide what a
     # pass costs.  All together: as many as they may share, so that they seldom wait.
     n = size * (job.c_blocks + job.panels) * 2 * V * <Py_ssize_t> sizeof(T)
@@ -846,8 +856,7 @@ def winograd_weight_grad(
     job.together = min(GRAD_BLOCKS, job.c_blocks)
     if slabs == 1 and workers > 1 and job.panels * _ceil(job.c_blocks, GRAD_BLOCKS) < 4 * workers:
         job.together = 1
-    room = max(size * _odd(2 * V * 2 * V * job.together),
-               MOST * (SEGMENT + 2) * V)
+    room = max(size * _odd(2 * V * 2 * V * job.together), ROOM)
     room = _round_up(room + (n if slabs > 1 else 0), ALIGN)
     try:
         base = _allocate((n if slabs == 1 else 0) + room * workers)
@@ -856,9 +865,6 @@ def winograd_weight_grad(
             job.v = at
             job.g = at + size * job.v_ld
             at += n
-        if m == 2:
-            _run_grad(&job, 2, slabs, at, room, workers)
-        else:
-            _run_grad(&job, 4, slabs, at, room, workers)
+        _run_grad(&job, at, room, workers)
     finally:
         PyMem_RawFree(base)
