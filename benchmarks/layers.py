@@ -79,7 +79,7 @@ class Layer:
     @property
     def kind(self) -> str:
         """What the summary and the targets know it as."""
-        if self.groups == self.channels == self.filters:
+        if self.apart:
             return "depthwise"
         if self.kernel == 1:
             return "1x1"
@@ -88,10 +88,14 @@ class Layer:
         return "others"
 
     @property
+    def apart(self) -> bool:
+        """Whether the channels do not mix."""
+        return self.groups == self.channels == self.filters
+
+    @property
     def has_choice(self) -> bool:
         """Whether there are methods other than the direct sum."""
-        apart = self.groups == self.channels == self.filters
-        return (self.kernel, self.stride, self.dilation) == (3, 1, 1) and not apart
+        return (self.kernel, self.stride, self.dilation) == (3, 1, 1) and not self.apart
 
     @property
     def shape(self) -> str:
@@ -375,10 +379,15 @@ def run(case: Case, methods: Iterable[str], workers: int, watch: measure.Stopwat
     ]
 
 
+def relative_error(y: Array, exact: Array) -> float:
+    """The largest difference, over the largest element."""
+    return float(np.abs(y - exact).max() / np.abs(exact).max())
+
+
 def _error(y: Array, exact: Array, case: Case) -> float:
     if y.shape != exact.shape or y.dtype != case.dtype:
         raise AssertionError(f"{case}: {y.dtype}{y.shape} instead of {exact.shape}")
-    error = float(np.abs(y - exact).max() / np.abs(exact).max())
+    error = relative_error(y, exact)
     if not error <= TOLERANCES[case.dtype]:
         raise AssertionError(f"{case}: a relative error of {error:.1e}")
     return error
@@ -630,11 +639,15 @@ def names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     return parse
 
 
-def main() -> int:
-    if "OPENBLAS_CORETYPE" in os.environ:
-        # OpenBLAS reads it when NumPy is imported, and would run slower code than it could.
-        del os.environ["OPENBLAS_CORETYPE"]
+def free_openblas() -> None:
+    """Start the program again if OpenBLAS is held to slower code than it could run: it reads that
+    when NumPy is imported."""
+    if os.environ.pop("OPENBLAS_CORETYPE", None) is not None:
         os.execv(sys.executable, sys.orig_argv)
+
+
+def main() -> int:
+    free_openblas()
     parser = argparse.ArgumentParser(description="convolution layers beside torch's")
     parser.add_argument("--quick", action="store_true", help="some layers, batch 1, seconds")
     parser.add_argument("--only", metavar="PATTERN", help="layers whose name or shape has this")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -258,7 +257,7 @@ def errors(case: Case, us: Ours, them: Torchs, exact: Torchs) -> dict[str, list[
 def _error(y: Array, right: Array) -> float:
     if y.shape != right.shape:
         raise AssertionError(f"{y.shape} instead of {right.shape}")
-    return float(np.abs(y - right).max() / np.abs(right).max())
+    return layers.relative_error(y, right)
 
 
 HEAD = (
@@ -297,10 +296,7 @@ training step the largest of all parameters' gradients.
 
 
 def main() -> int:
-    if "OPENBLAS_CORETYPE" in os.environ:
-        # OpenBLAS reads it when NumPy is imported, and would run slower code than it could.
-        del os.environ["OPENBLAS_CORETYPE"]
-        os.execv(sys.executable, sys.orig_argv)
+    layers.free_openblas()
     parser = argparse.ArgumentParser(description="whole networks beside torch")
     parser.add_argument("--quick", action="store_true", help="one image each, float32, seconds")
     parser.add_argument("--only", default="", metavar="PATTERN", help="networks with such a name")

@@ -108,8 +108,9 @@ _TABLE = 1 << 16
 _TASKS = 16
 _PARTIAL = 1 << 19
 _MACS_PER_SLAB = 1 << 20
-# Of channels that do not mix: columns of a block at most, and pixels of it; more than so many
-# cannot be where taps lie far apart.
+# Channels that do not mix and have lanes of their own, at least; then columns of a block and pixels
+# of it, at most; more than so many cannot be where taps lie far apart.
+APART = 4
 _APART_COLS = 512
 _APART_SLOTS = 1024
 _APART_MOST = 1 << 14
@@ -300,7 +301,7 @@ def _apart_forward(
 @functools.lru_cache(maxsize=1024)
 def _apart_back(
     kernel: Pair, shape: Pair, corner: Pair, stride: Pair, dilation: Pair, before: Pair
-) -> _Apart | None:  # fmt: skip
+) -> _Apart | None:
     down, across = (
         phases(*axis) for axis in zip(corner, shape, kernel, stride, dilation, before, strict=True)
     )
@@ -327,8 +328,9 @@ def _depthwise(
     )  # fmt: skip
 
 
-def _mixes_nothing(w: Array) -> bool:
-    return w.dtype.kind == "f" and w.shape[0] >= 4 and w.shape[1:3] == (1, 1)
+def _mixes_nothing(dtype: DType, size: tuple[int, ...]) -> bool:
+    """Whether `depthwise` can take so many (groups, outputs, channels) of a group."""
+    return dtype.kind == "f" and size[0] >= APART and size[1:] == (1, 1)
 
 
 def embed(w: Array) -> Array:
@@ -381,7 +383,7 @@ def layer(
             bias = np.where(bias <= 0, 0, bias)
         y[...] = 0 if bias is None else bias[:, None, None]
         return
-    if _mixes_nothing(w):
+    if _mixes_nothing(w.dtype, w.shape[:3]):
         apart = _apart_forward((y.shape[2], y.shape[3]), rows, cols, stride)
         if apart:
             _depthwise(apart, x, w, y, bias, codes, workers, relu)
@@ -432,7 +434,7 @@ def weight_grad(
         return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
     module = method_kernels("conv", x.dtype)
     x, g = readable(x), readable(g)
-    if size == (groups, 1, 1) and groups >= 4:
+    if _mixes_nothing(x.dtype, size):
         apart = _apart_forward((g.shape[2], g.shape[3]), rows, cols, stride)
         if apart:
             slabs = max(1, min(len(g), _TASKS // groups))
@@ -487,7 +489,7 @@ def input_grad(
         )
     )
     zeros = CODES["fill"], CODES["fill"]
-    if _mixes_nothing(w):
+    if _mixes_nothing(w.dtype, w.shape[:3]):
         kernel, shape = (w.shape[3], w.shape[4]), (dx.shape[2], dx.shape[3])
         plan = _apart_back(kernel, shape, corner, stride, dilation, before)
         if plan:

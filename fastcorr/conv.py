@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fastcorr import _winograd
 from fastcorr._boundary import CODES, fold
-from fastcorr._channels import input_grad, layer, phases, tap_phases, weight_grad
+from fastcorr._channels import APART, input_grad, layer, phases, tap_phases, weight_grad
 from fastcorr._dispatch import kernels
 from fastcorr._engine import image_grad, kernel_grad, run
 from fastcorr._plan import choose_workers
@@ -297,7 +297,7 @@ class _Plan:
         # phase by phase.  Kernels whose lanes are channels do better where rows are short.
         taps, pixels = math.prod(self.kernel), self.y[2] * self.y[3]
         short = taps <= 81 and pixels <= (_SHORT if taps <= 25 else _SHORT // 4)
-        lanes = G >= 4 and taps <= 81 and (self.stride != (1, 1) or (G >= 8 and short))
+        lanes = G >= APART and taps <= 81 and (self.stride != (1, 1) or (G >= 8 and short))
         mixed = not self.x[1] == self.y[1] == G
         apart = not mixed and self.dilation == (1, 1)
         apart = apart and not (lanes and self.dtype.kind == "f")

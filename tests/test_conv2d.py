@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +18,7 @@ import numpy as np
 import oracle
 import pytest
 from conv_cases import Case
+from memory import scratch
 
 import fastcorr
 from fastcorr import _channels, _dispatch, conv
@@ -1003,26 +1003,11 @@ def test_scratch_of_one_call_does_not_reach_the_next(dtype, workers):
 
 
 GUARD = """
-import ctypes, mmap, sys
+import sys
 import numpy as np
 import conv_cases
 from fastcorr import conv
-
-PAGE = mmap.PAGESIZE
-libc = ctypes.CDLL(None, use_errno=True)
-kept = []
-
-def guarded(a, at_end):
-    pages = -(-a.nbytes // PAGE)
-    memory = mmap.mmap(-1, (pages + 2) * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    for page in (address, address + (pages + 1) * PAGE):
-        assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
-    start = (pages + 1) * PAGE - a.nbytes if at_end else PAGE
-    inner = np.ndarray(a.shape, a.dtype, memory, start)
-    inner[...] = a
-    kept.append(memory)
-    return inner
+from memory import guarded
 
 for number, line in enumerate(sys.stdin):
     dtype, x_shape, w_shape, *args = eval(line)
@@ -1724,19 +1709,6 @@ def test_method(method, rng):
 
 
 # ---------------------------------------------------------------- memory
-
-
-def scratch(call):
-    """Most bytes that NumPy held at a time during a call, beyond what it returns."""
-    call()  # plans are kept
-    tracemalloc.start()
-    try:
-        kept = call()
-        now, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert kept is not None
-    return peak - now
 
 
 @pytest.mark.parametrize("problem", [

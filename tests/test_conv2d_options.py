@@ -1,7 +1,6 @@
 """What conv2d and its relatives take beyond PyTorch's arguments: activation, channels_last, method
 and rtol."""
 
-import tracemalloc
 from fractions import Fraction
 
 import cases
@@ -10,6 +9,7 @@ import conv_oracle
 import numpy as np
 import pytest
 from conv_cases import Case
+from memory import scratch
 
 from fastcorr import (
     conv2d,
@@ -208,22 +208,14 @@ def test_channels_last_are_not_copied(problem):
         dy = np.ones((images, *case.out, w_shape[0]), np.float32)
         weight = np.ones(w_shape, np.float32)
         more = {"channels_last": True, "workers": 1}
-        found = []
-        for call in (
-            lambda: conv2d(x, weight, None, *args, **more),
-            lambda: conv2d_backward(dy, x, weight, *args, needs="x", **more),
-            lambda: conv2d_backward(dy, x, weight, *args, needs="weight", **more),
-        ):
-            call()  # plans are kept
-            tracemalloc.start()
-            try:
-                kept = call()
-                now, peak = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-            assert kept is not None
-            found.append(peak - now)
-        return found
+        return [
+            scratch(call)
+            for call in (
+                lambda: conv2d(x, weight, None, *args, **more),
+                lambda: conv2d_backward(dy, x, weight, *args, needs="x", **more),
+                lambda: conv2d_backward(dy, x, weight, *args, needs="weight", **more),
+            )
+        ]
 
     images = size // int(np.prod(image))
     for few, many in zip(most(images // 4), most(images), strict=True):

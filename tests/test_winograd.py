@@ -481,24 +481,10 @@ def test_activation(m, dtype, rng):
 # ---------------------------------------------------------------- memory
 
 GUARD = """
-import ctypes, mmap, sys
+import sys
 import numpy as np
 import conv_cases, test_winograd as t
-
-PAGE = mmap.PAGESIZE
-libc = ctypes.CDLL(None, use_errno=True)
-kept = []
-
-def guarded(a, at_end):
-    pages = -(-a.nbytes // PAGE)
-    memory = mmap.mmap(-1, (pages + 2) * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    for page in (address, address + (pages + 1) * PAGE):
-        assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
-    inner = np.ndarray(a.shape, a.dtype, memory, (pages + 1) * PAGE - a.nbytes if at_end else PAGE)
-    inner[...] = a
-    kept.append(memory)
-    return inner
+from memory import guarded
 
 def last(a):
     return a.transpose(0, 2, 3, 1) if a.ndim == 4 else a

@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 import threading
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import cases
 import numpy as np
 import oracle
 import pytest
+from memory import scratch
 
 import fastcorr
 from fastcorr import _workers
@@ -415,18 +415,6 @@ for workers in (1, 2):
 # ---------------------------------------------------------------- scratch memory
 
 
-def scratch(call):
-    """Most bytes held at a time during a call, beyond what it returns."""
-    call()  # plans are kept
-    tracemalloc.start()
-    try:
-        kept = call()
-        now, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    return peak - (0 if kept is None else now)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("dtype", "BfD")
 @pytest.mark.parametrize(
@@ -443,10 +431,10 @@ def test_scratch_is_small_whatever_the_image(workers, dtype, x_shape, k_shape):
         def forward(image=image, out=out):
             fastcorr.correlate2d(image, k, "same", "wrap", out=out, workers=workers)
 
-        assert scratch(forward) < limit
+        assert scratch(forward, returns=False) < limit
     if dtype == "B":
         wide = np.empty(x_shape, "f")
-        assert scratch(lambda: forward(a, wide)) < limit
+        assert scratch(lambda: forward(a, wide), returns=False) < limit
         return
     for needs in ("in1", "in2"):
 
