@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -337,5 +339,14 @@ def _print_no_more() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _end(*_: object) -> NoReturn:
+    """SIGTERM ends the command as an exception does: no half a file is left."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    # Of a name that the terminal's encoding has not something is shown, rather than an error.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastcorr._arguments import shown
+
 MODES = ("full", "same", "valid")
 
 # Names accepted -> name used.
@@ -23,13 +25,22 @@ BOUNDARIES = {
     "fill": "fill", "pad": "fill", "wrap": "wrap", "circular": "wrap", "symm": "symm",
     "symmetric": "symm", "mirror": "mirror", "nearest": "nearest",
 }  # fmt: skip
+# PyTorch's names.
+PADDING_MODES = {
+    "zeros": "fill", "reflect": "mirror", "replicate": "nearest", "circular": "wrap",
+}  # fmt: skip
 # The numbers by which the kernels know them (direct.pyx, Boundary); a test compares the two.
 CODES = {"fill": 0, "wrap": 1, "symm": 2, "mirror": 3, "nearest": 4}
+
+# Coordinates are 64-bit numbers, and sums of a few such must be, too.
+LARGEST = 1 << 60
 
 
 def check_mode(mode: object) -> str:
     if mode not in MODES:
-        raise ValueError(f"Acceptable mode flags are 'valid', 'same', or 'full'; got {mode!r}.")
+        raise ValueError(
+            f"Acceptable mode flags are 'valid', 'same', or 'full'; got {shown(mode)}."
+        )
     return str(mode)
 
 
@@ -37,13 +48,15 @@ def check_boundary(boundary: object) -> tuple[str, str]:
     """The rule of each axis, from one name or a pair of names."""
     pair = boundary if isinstance(boundary, tuple) else (boundary, boundary)
     if len(pair) != 2:
-        raise ValueError(f"boundary must be one name or a pair, one per axis, got {boundary!r}")
+        raise ValueError(
+            f"boundary must be one name or a pair, one per axis, got {shown(boundary)}"
+        )
     try:
         return BOUNDARIES[pair[0]], BOUNDARIES[pair[1]]
     except KeyError:
         raise ValueError(
             "Acceptable boundary flags are 'fill' (or 'pad'), 'wrap' (or 'circular'), 'symm' "
-            f"(or 'symmetric'), 'mirror' and 'nearest', or a pair of them; got {boundary!r}."
+            f"(or 'symmetric'), 'mirror' and 'nearest', or a pair of them; got {shown(boundary)}."
         ) from None
 
 
@@ -89,6 +102,16 @@ def _runs(start: int, stop: int, n: int, bound: str) -> Iterator[tuple[int, int,
         if bound != "fill" or 0 <= i < n:
             yield i, to, source, step
         i = to
+
+
+def sources(i: npt.NDArray[np.intp], n: int, bound: str) -> npt.NDArray[np.intp]:
+    """The elements of an axis of n that indices of the continued axis show; of PyTorch's rules."""
+    if bound == "wrap":
+        return i % n
+    if bound == "mirror" and n > 1:
+        i = i % (2 * n - 2)
+        return np.minimum(i, 2 * n - 2 - i)
+    return np.clip(i, 0, n - 1)
 
 
 def _folded(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from fastcorr._dispatch import method_kernels
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
 Pair = tuple[int, int]
-Phase = tuple[tuple[int, ...], slice, slice]
+Phase = tuple[range, slice, slice]
+Plan = TypeVar("Plan")
 
 
 # ---------------------------------------------------------------- where the taps lie
@@ -96,6 +97,8 @@ _DEPTH = 384
 _PIXELS = 384
 _MOST_PIXELS = 1536
 _BLOCKS = 16
+# Products of all pixels with one output's weights, for which Ctrl-C waits: no more, beyond _PIXELS.
+_LONG = 1 << 28
 _SCRATCH = 1 << 17
 # Of the gradient to the input: pixels of all channels that the phases of the stride read and write.
 _BACK = 1 << 18
@@ -116,6 +119,20 @@ _APART_SLOTS = 1024
 _APART_MOST = 1 << 14
 
 
+# Taps along both axes, and blocks of channels, up to which plans are kept for the next call.
+_KEPT = 512
+
+
+def _planned(
+    make: functools._lru_cache_wrapper[Plan], taps: Pair, channels: int, *arguments: Hashable
+) -> Plan:
+    """What `make` makes of the arguments.  Of large kernels it is as large as their sides, and soon
+    made beside the sum itself: not kept."""
+    kh, kw = taps
+    large = kh + kw + kh * kw * channels // _DEPTH > _KEPT
+    return (make.__wrapped__ if large else make)(*arguments)
+
+
 class _Sum(NamedTuple):
     """How `conv` goes through its taps and outputs."""
 
@@ -132,8 +149,8 @@ def _sum(
     channels: int,
     source: Pair,
     shape: tuple[int, int, int],
-    rows: tuple[int, ...],
-    cols: tuple[int, ...],
+    rows: range,
+    cols: range,
     stride: Pair,
     readable: bool,
     scattered: bool,
@@ -150,7 +167,8 @@ def _sum(
         together = 1
         across = _even(len(cols), _DEPTH)
         size = _even(len(rows), max(1, _DEPTH // across)), across
-    most = _PIXELS if scattered else _MOST_PIXELS
+    most = min(_MOST_PIXELS, _LONG // (channels * len(rows) * len(cols)))
+    most = max(_PIXELS, 0 if scattered else most)
     for pixels in (min(most, max(_PIXELS, math.prod(shape) // _BLOCKS)), _PIXELS):
         tile = _tile(shape, pixels, 2 * lanes)
         axes = [
@@ -187,8 +205,8 @@ def _product(
     lanes: int,
     size: tuple[int, int, int],
     shape: tuple[int, int, int],
-    rows: tuple[int, ...],
-    cols: tuple[int, ...],
+    rows: range,
+    cols: range,
     stride: Pair,
 ) -> _Product:
     groups, M, C = size
@@ -252,7 +270,7 @@ class _Apart(NamedTuple):
     tile: Pair
 
 
-def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[tuple[int, ...], Array, Array]:
+def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[list[int], Array, Array]:
     """All phases of an axis: offsets, the taps of w that have them, and the kernels' table."""
     offsets: list[int] = []
     every: list[int] = []
@@ -262,14 +280,14 @@ def _table(phases: Sequence[Phase], k: int, size: int) -> tuple[tuple[int, ...],
         table.append((len(every), len(every) + len(some), outputs.start, len(outputs)))
         offsets += some
         every += range(k)[taps]
-    return tuple(offsets), np.array(every, np.intp), np.array(table, np.intp).reshape(-1, 4)
+    return offsets, np.array(every, np.intp), np.array(table, np.intp).reshape(-1, 4)
 
 
 def _apart(
     kernel: Pair, shape: Pair, stride: Pair, down: list[Phase], across: list[Phase]
 ) -> _Apart | None:
     """None where no tap meets anything, or the taps lie too far apart for the scratch."""
-    if not (down and across):
+    if not (down and across) or math.prod(kernel) > _APART_MOST:
         return None
     (offsets0, at0, table0), (offsets1, at1, table1) = (
         _table(*axis) for axis in zip((down, across), kernel, shape, strict=True)
@@ -282,7 +300,7 @@ def _apart(
     high = _even(n[0], max(1, _APART_SLOTS // (stride[0] * line)))
     rows = _axis(offsets0, 1, (high - 1) * stride[0] + 1, len(offsets0))
     block = (_slots(rows, (high - 1) * stride[0] + 1) + len(offsets0)) * line
-    if max(block, math.prod(steps) * wide, math.prod(kernel)) > _APART_MOST:
+    if max(block, math.prod(steps) * wide) > _APART_MOST:
         return None
     return _Apart(
         rows[1:], cols[1:], (at0, table0, steps[0]), (at1, table1, steps[1]), stride, (high, wide)
@@ -290,9 +308,7 @@ def _apart(
 
 
 @functools.lru_cache(maxsize=1024)
-def _apart_forward(
-    shape: Pair, rows: tuple[int, ...], cols: tuple[int, ...], stride: Pair
-) -> _Apart | None:
+def _apart_forward(shape: Pair, rows: range, cols: range, stride: Pair) -> _Apart | None:
     all_of_it = slice(0, None, 1)
     down, across = ([(offsets, all_of_it, all_of_it)] for offsets in (rows, cols))
     return _apart((len(rows), len(cols)), shape, stride, down, across)
@@ -362,8 +378,8 @@ def layer(
     w: Array,
     y: Array,
     bias: Array | None,
-    rows: tuple[int, ...],
-    cols: tuple[int, ...],
+    rows: range,
+    cols: range,
     stride: Pair,
     codes: Pair,
     workers: int,
@@ -383,8 +399,9 @@ def layer(
             bias = np.where(bias <= 0, 0, bias)
         y[...] = 0 if bias is None else bias[:, None, None]
         return
+    taps = len(rows), len(cols)
     if _mixes_nothing(w.dtype, w.shape[:3]):
-        apart = _apart_forward((y.shape[2], y.shape[3]), rows, cols, stride)
+        apart = _planned(_apart_forward, taps, 1, (y.shape[2], y.shape[3]), rows, cols, stride)
         if apart:
             _depthwise(apart, x, w, y, bias, codes, workers, relu)
             return
@@ -406,9 +423,9 @@ def layer(
         y.strides[3] != itemsize
         or (y.shape[3] < 2 * module.LANES and y.strides[2] != y.shape[3] * itemsize)
     )
-    plan = _sum(
-        module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows, cols, stride, plain,
-        scattered,
+    plan = _planned(
+        _sum, taps, w.shape[2], module.LANES, w.shape[2], (x.shape[2], x.shape[3]), shape, rows,
+        cols, stride, plain, scattered,
     )  # fmt: skip
     module.conv(
         x, w, y, None if bias is None else bias.view(w.dtype), plan.rows, plan.cols,
@@ -420,8 +437,8 @@ def weight_grad(
     x: Array,
     g: Array,
     groups: int,
-    rows: tuple[int, ...],
-    cols: tuple[int, ...],
+    rows: range,
+    cols: range,
     stride: Pair,
     codes: Pair,
     workers: int,
@@ -430,23 +447,24 @@ def weight_grad(
     pairs = 2 if x.dtype.kind == "c" else 1
     M, C = (a.shape[1] // groups for a in (g, x))
     size = (groups, M * pairs, C * pairs)
-    if 0 in (*g.shape, *size, len(rows), len(cols)):
-        return np.zeros((groups, M, C, len(rows), len(cols)), x.dtype)
+    taps = len(rows), len(cols)
+    if 0 in (*g.shape, *size, *taps):
+        return np.zeros((groups, M, C, *taps), x.dtype)
     module = method_kernels("conv", x.dtype)
     x, g = readable(x), readable(g)
     if _mixes_nothing(x.dtype, size):
-        apart = _apart_forward((g.shape[2], g.shape[3]), rows, cols, stride)
+        apart = _planned(_apart_forward, taps, 1, (g.shape[2], g.shape[3]), rows, cols, stride)
         if apart:
             slabs = max(1, min(len(g), _TASKS // groups))
-            sums = np.empty((slabs, groups, len(rows), len(cols)))
+            sums = np.empty((slabs, groups, *taps))
             module.depthwise_weight_grad(
                 x, g, sums, apart.rows, apart.cols, stride, apart.tile, *codes, workers
             )
             total: Array = sums.sum(axis=0).astype(x.dtype)
             return total[:, None, None]
     shape = (g.shape[0], g.shape[2], g.shape[3])
-    plan = _product(module.LANES, size, shape, rows, cols, stride)
-    partial = np.empty((plan.slabs, *size, len(rows), len(cols)), x.real.dtype)
+    plan = _planned(_product, taps, 1, module.LANES, size, shape, rows, cols, stride)
+    partial = np.empty((plan.slabs, *size, *taps), x.real.dtype)
     module.conv_weight_grad(
         x, g, partial, plan.rows, plan.cols, plan.runs, plan.merged, plan.tile,
         plan.m_parts, plan.c_parts, *codes, workers,
@@ -483,15 +501,13 @@ def input_grad(
     u + before[0]  and likewise for v; nothing is conjugated.
     """
     down, across = (
-        phases(start, size, k, s, d, p)
-        for start, size, k, s, d, p in zip(
-            corner, dx.shape[2:], w.shape[3:], stride, dilation, before, strict=True
-        )
+        phases(*axis)
+        for axis in zip(corner, dx.shape[2:], w.shape[3:], stride, dilation, before, strict=True)
     )
     zeros = CODES["fill"], CODES["fill"]
     if _mixes_nothing(w.dtype, w.shape[:3]):
         kernel, shape = (w.shape[3], w.shape[4]), (dx.shape[2], dx.shape[3])
-        plan = _apart_back(kernel, shape, corner, stride, dilation, before)
+        plan = _planned(_apart_back, kernel, 1, kernel, shape, corner, stride, dilation, before)
         if plan:
             _depthwise(plan, g, w, dx, None, zeros, workers)
             return
@@ -513,25 +529,29 @@ def input_grad(
                 layer(g[some], taps, phase, None, rows, cols, (1, 1), zeros, workers, own=True)
 
 
-@functools.lru_cache(maxsize=1024)
 def phases(start: int, size: int, k: int, s: int, d: int, before: int) -> list[Phase]:
     """The coordinates start … start + size of an axis that meet taps, by phase of the stride.
 
     For each phase: the offsets into g of the taps that it meets, these taps, its coordinates.
     """
+    return _planned(_phases, (min(k, s), 1), 0, start, size, k, s, d, before)
+
+
+@functools.lru_cache(maxsize=1024)
+def _phases(start: int, size: int, k: int, s: int, d: int, before: int) -> list[Phase]:
     step = s // math.gcd(s, d)  # taps so far apart meet the same phase
     found = []
     for a0 in range(min(k, step)):
         r = a0 * d % s
         first = (r - start - before) % s
         if first < size:
-            q = (start + first + before - r) // s
-            offsets = tuple(q - (a * d - r) // s for a in range(a0, k, step))
+            q = (start + first + before - a0 * d) // s
+            each, taps = step * d // s, len(range(a0, k, step))
+            offsets = range(q, q - each * taps, -each)
             found.append((offsets, slice(a0, None, step), slice(first, None, s)))
     return found
 
 
-@functools.lru_cache(maxsize=1024)
 def tap_phases(k: int, s: int, before: int) -> list[tuple[int, slice, int]]:
     """The taps of an axis by the phase of x that they meet, and where in it the first begins."""
     found = []

@@ -6,12 +6,14 @@ import functools
 import importlib
 import os
 import platform
+import re
 import sys
 from types import ModuleType
 from typing import Any, Literal, overload
 
 import numpy as np
 
+from fastcorr._arguments import shown
 from fastcorr._kernels import _cpu
 
 # x86-64 levels; what is not listed runs anywhere that it was built for.
@@ -41,7 +43,13 @@ ISA = _choose_isa(os.environ.get("FASTCORR_ISA"))
 @functools.cache
 def _module(lane: str, kind: str = "direct") -> ModuleType:
     name = f"{kind}_f80" if lane == "f80" else f"{kind}_{lane}_{ISA}"
-    return importlib.import_module(f"fastcorr._kernels.{name}")
+    try:
+        return importlib.import_module(f"fastcorr._kernels.{name}")
+    except ImportError as error:
+        # The loader's words, where there is no room for the module.
+        if not re.search("failed to map|cannot (?:map|allocate|create|enlarge)", str(error)):
+            raise
+        raise MemoryError(f"no memory to load the kernels of fastcorr: {error}") from error
 
 
 # Result type -> lane type of the kernels.  Integers are computed without sign, modulo 2**n:
@@ -110,8 +118,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     import fastcorr  # at call time: fastcorr itself imports this module
     from fastcorr._workers import get_workers
 
-    if mode not in ("stdout", "dicts"):
-        raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
+    if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode must be 'stdout' or 'dicts', got {shown(mode)}")
     config = {
         "fastcorr": fastcorr.__version__,
         "isa": ISA,

@@ -23,6 +23,10 @@ from fastcorr._dispatch import method_kernels
 Array = npt.NDArray[Any]
 Pair = tuple[int, int]
 
+# For functions: what is computed in NumPy is as silent as the kernels, whatever NumPy's error state
+# says of overflow, underflow and NaN.
+silent = np.errstate(all="ignore")
+
 # ---------------------------------------------------------------- planes
 
 _ONE_PLANE = np.zeros((1, 3), np.intp)
@@ -53,7 +57,7 @@ class Operator:
     """A kernel made ready by one method for one window of images of one shape.
 
     ``operator(x, y, fill, workers)`` computes y = the window of the continued x, correlated
-    with k; batches of x and k broadcast to y's.
+    with k; batches of x and k broadcast to y's.  To be called from what is `silent`.
     """
 
     method = "direct"
@@ -93,11 +97,8 @@ class _Separated(Operator):
         self.passes.correlate(
             x, self.u, self.v, y, *self.offset, *self.codes, fill, planes, workers
         )
-        if not self.sure:
-            with np.errstate(all="ignore"):
-                finite = np.isfinite(y.sum())
-            if not finite:
-                super().__call__(x, y, fill, workers)
+        if not self.sure and not np.isfinite(y.sum()):
+            super().__call__(x, y, fill, workers)
 
 
 class _Transformed(Operator):
@@ -271,13 +272,12 @@ class _Four(Operator):
     def __call__(self, x: Array, y: Array, fill: Array, workers: int) -> None:
         term = np.empty_like(y.real)
         (xr, xi), (fr, fi) = _parts(x), _parts(fill)
-        with np.errstate(all="ignore"):
-            self.real(xr, y.real, fr, workers)
-            self.imag(xi, term, fi, workers)
-            np.subtract(y.real, term, out=y.real)
-            self.imag(xr, y.imag, fr, workers)
-            self.real(xi, term, fi, workers)
-            np.add(y.imag, term, out=y.imag)
+        self.real(xr, y.real, fr, workers)
+        self.imag(xi, term, fi, workers)
+        np.subtract(y.real, term, out=y.real)
+        self.imag(xr, y.imag, fr, workers)
+        self.real(xi, term, fi, workers)
+        np.add(y.imag, term, out=y.imag)
 
 
 class _InParts(Operator):
@@ -413,6 +413,7 @@ def _factors(
     return _separable.known_factors(k) if twice < 0.5 * others else None
 
 
+@silent
 def explain(
     module: ModuleType, k: Array, y_shape: tuple[int, ...], workers: int
 ) -> tuple[str, str, dict[str, float]]:
@@ -432,6 +433,7 @@ def explain(
     return method, f"{why}{method} is " + (f"fastest{than}" if others else "all there is"), seconds
 
 
+@silent
 def operator(
     module: ModuleType,
     k: Array,
@@ -524,6 +526,7 @@ def runner(
     return general, False
 
 
+@silent
 def run(
     module: ModuleType,
     x: Array,
@@ -673,10 +676,11 @@ def image_grad(
     (o0, o1), (kh, kw), (oh, ow) = offset, k.shape[-2:], dy.shape[-2:]
     k = np.conjugate(k) if k.dtype.kind == "c" else k
     if oh * ow < kh * kw and (dy.dtype.kind in "iu" or np.isfinite(dy).all()):
-        image, taps, method = k, dy.astype(k.dtype, copy=False), "auto"
+        image, taps = k, dy.astype(k.dtype, copy=False)
+        method = method if method == "direct" else "auto"  # which were chosen for the kernel
     else:
         image, taps = dy, k
-    taps = np.ascontiguousarray(taps[..., ::-1, ::-1])
+    taps = np.require(taps[..., ::-1, ::-1], requirements=["C", "A"])
     th, tw = taps.shape[-2:]
     codes = (CODES["fill"],) * 2
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import importlib
 import logging
+import lzma
+import math
 import os
-import secrets
-import shutil
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from fastcorr import _files
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +68,7 @@ def read(path: Path) -> Array:
     """The picture in a file; what the file holds decides, not its name."""
     try:
         # Decoders warn about odd metadata and large pictures; neither is the user's concern.
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with _files.open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pixels = _decode(file)
     except Failure as error:
@@ -88,16 +90,34 @@ def read(path: Path) -> Array:
 def read_array(path: Path) -> Array:
     """The array in a .npy file."""
     try:
-        with open(path, "rb") as file:
+        with _files.open_regular(path) as file:
             return _load(file)
     except Exception as error:
         raise Failure(f"cannot read {str(path)!r}: {reason(error)}") from error
 
 
 def _load(file: IO[bytes]) -> Array:
+    shape, _, dtype = _files.npy_header(file)
+    if math.prod(shape) * dtype.itemsize > _size(file) - file.tell():
+        raise Failure("the file is damaged or cut short")
+    file.seek(0)
     # Not np.load, which takes archives and, asked nicely, code.
     array: Array = np.lib.format.read_array(file, allow_pickle=False)
     return array
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+# Pictures that take more memory than this, and more than their file, are bombs.  It is about what
+# Pillow's own limit, of pixels, comes to.
+_MAX_BYTES = 1 << 30
+
+
+def _check_bytes(number: int, file: IO[bytes]) -> None:
+    if number > max(_MAX_BYTES, _size(file)):
+        raise Failure(f"it would take {number} bytes; compressed pictures may take {_MAX_BYTES}")
 
 
 def _decode(file: IO[bytes]) -> Array:
@@ -113,6 +133,8 @@ def _decode(file: IO[bytes]) -> Array:
         if pixels is not None:
             return pixels
         file.seek(0)
+    if _size(file) > 2 * _MAX_BYTES:
+        raise Failure(f"its {_size(file)} bytes are more than a picture of {kind} takes")
     with extra("imageio.v3").imopen(file.read(), "r", plugin="pillow") as image:
         # Phones put previews and depth maps behind the photograph; the first one is meant.
         frames = 1 if kind == "JPEG" else image.properties(index=...).n_images
@@ -124,6 +146,7 @@ def _decode(file: IO[bytes]) -> Array:
             file.seek(0)
             width, height, rows, info = extra("png").Reader(file=file).read()
             planes = info["planes"]
+            _check_bytes(2 * width * height * planes, file)
             return np.array([np.asarray(r) for r in rows], np.uint16).reshape(height, width, planes)
         mode = _MODES.get(meta["mode"])
         if "transparency" in meta:  # one colour, or an alpha for each colour of a palette
@@ -145,13 +168,16 @@ def _decode_tiff(file: IO[bytes]) -> Array | None:
     """
     tifffile = extra("tifffile")
     # The exception says it; without a handler the log would say it again on stderr.
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    for name in ("tifffile", "PIL"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     with tifffile.TiffFile(file) as tiff:
         if len(tiff.pages) != 1:
             raise Failure(f"it holds {len(tiff.pages)} pictures; give one at a time")
         page = tiff.pages[0]
         if page.dtype in (np.bool_, np.uint8):
             return None
+        _check_bytes(page.nbytes, file)
+        _check_segments(page, file)
         pixels: Array = page.asarray()
         axes, photometric = page.axes, page.photometric
     if axes == "SYX":
@@ -162,6 +188,21 @@ def _decode_tiff(file: IO[bytes]) -> Array | None:
         name = getattr(photometric, "name", photometric)
         raise Failure(f"its colour space {name} with more than 8 bits is not supported")
     return pixels
+
+
+def _check_segments(page: Any, file: IO[bytes]) -> None:
+    """No strip or tile holds more than its part of the picture: tifffile unpacks all of it."""
+    part = math.prod(page.chunks) * page.dtype.itemsize
+    _check_bytes(part, file)
+    unpack: Any = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+    if page.compression not in unpack:
+        return
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if length > _MAX_BYTES >> 13:  # to less than that none unpacks to the limit
+            file.seek(start)
+            packed = file.read(min(length, _size(file)))
+            if len(unpack[page.compression]().decompress(packed, part + 1)) > part:
+                raise Failure("the file is damaged: a part of it is larger than it should be")
 
 
 def split_alpha(pixels: Array) -> tuple[Array, Array | None]:
@@ -233,21 +274,13 @@ def to_levels(y: Array, how: str, source: np.dtype[Any], stored: np.dtype[Any]) 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name when it is complete, or not at all."""
-    target = path.resolve()  # through a link to the file it stands for
-    # A short name: the target's own may be as long as the file system allows.
-    temporary = target.with_name(f".fastcorr-{secrets.token_hex(6)}")
     try:
-        with open(temporary, "xb") as file:
+        with _files.new_file(path) as file:
             yield file
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception) and not isinstance(error, Failure):
-            raise Failure(f"cannot write {str(path)!r}: {reason(error)}") from error
+    except Failure:
         raise
+    except Exception as error:
+        raise Failure(f"cannot write {str(path)!r}: {reason(error)}") from error
 
 
 def write(path: Path, pixels: Array) -> None:

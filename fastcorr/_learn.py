@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import sys
+import warnings
 from argparse import Namespace
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -70,10 +71,11 @@ def run(options: Namespace) -> int:
     with _images.new_file(files[0]) as file:
         np.save(file, k, allow_pickle=False)
     with _images.new_file(files[1]) as file:
-        title = (
-            f"{shown.replace('x', _TIMES)} kernel: {options.input.name} to {options.target.name}"
-        )
-        _figure(figures.Figure, k, errors, title).savefig(file, format="png", dpi=110)
+        names = f"{_text(options.input.name)} to {_text(options.target.name)}"
+        title = f"{shown.replace('x', _TIMES)} kernel: {names}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of letters that its font does not have
+            _figure(figures.Figure, k, errors, title).savefig(file, format="png", dpi=110)
 
     pixels = " x ".join(map(str, sample[1].shape[2:]))
     if len(sample[1]) > 1:
@@ -87,7 +89,7 @@ def run(options: Namespace) -> int:
     spread = 0.0 if np.ptp(t) == 0 else _rms(t - t.mean())
     part = f", {100 * error / spread:.3g} % of TARGET's spread ({spread:.4g})" if spread else ""
     print(f"error left: {error:.3g} grey levels RMS{part}")
-    print(f"wrote {files[0]} and {files[1]}")
+    print(f"wrote {_text(files[0])} and {_text(files[1])}")
     if end == _INTERRUPTED:
         print("fastcorr: interrupted; what was learned so far is written", file=sys.stderr)
         return 130
@@ -314,6 +316,12 @@ def _bar(options: Namespace) -> Any:
 # ---------------------------------------------------------------- reporting
 
 
+def _text(name: object) -> str:
+    """A name as it can be shown; what cannot be printed is escaped, as in messages."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
+
+
 def _table(k: Array) -> str:
     """The weights in aligned columns, the largest with five digits."""
     top = _largest(k)
@@ -329,7 +337,7 @@ def _table(k: Array) -> str:
 def _figure(make: Any, k: Array, errors: list[float], title: str) -> Any:
     """The kernel, and how the error fell."""
     figure = make((9, 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     left, right = figure.subplots(1, 2)
     values = max(k.shape) <= _MAX_WRITTEN
     plot.kernels(k, ax=left, values=values)

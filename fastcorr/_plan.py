@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastcorr import _fft, _separable
+from fastcorr._arguments import shown
 from fastcorr._costs import COSTS
 from fastcorr._dispatch import ISA
 from fastcorr._workers import check_workers, get_workers
@@ -27,8 +28,8 @@ _WORK_PER_PIXEL = 8
 
 
 def check_method(method: object) -> str:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {shown(method)}")
     return str(method)
 
 

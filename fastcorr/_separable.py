@@ -77,9 +77,8 @@ def looks_like_one(k: Array) -> bool:
     if a.dtype.kind == "u":
         a = a.view(f"i{a.itemsize}").astype(np.float64)
     i, j = divmod(int(np.abs(a).argmax()), a.shape[1])
-    with np.errstate(all="ignore"):
-        rest = np.abs(a * a[i, j] - a[:, j, None] * a[i])
-        return bool(rest.max() <= 1e-4 * np.abs(a[i, j]) ** 2)
+    rest = np.abs(a * a[i, j] - a[:, j, None] * a[i])
+    return bool(rest.max() <= 1e-4 * np.abs(a[i, j]) ** 2)
 
 
 def _pivots(a: Array) -> tuple[Array, Array, Array]:

@@ -7,9 +7,10 @@ import os
 from types import TracebackType
 from typing import SupportsIndex
 
+from fastcorr._arguments import shown
 from fastcorr._kernels import _cpu
 
-# More threads than this help nobody, and OpenMP ends the process when it cannot start one.
+# More threads than this help nobody.
 _CAP = 256
 
 
@@ -39,6 +40,8 @@ def _allowed_cpus() -> int:
         n = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):
         n = os.cpu_count() or 1
+    # Where OpenMP binds threads (OMP_PROC_BIND) it has just left this one a single CPU.
+    n = max(n, _cpu.cpus())
     limit = _cgroup_cpus()
     if limit < n:
         n = max(1, -int(-limit // 1))
@@ -66,14 +69,13 @@ def check_workers(workers: object) -> int:
     except TypeError:
         n = None
     if n is None or isinstance(workers, bool):
-        raise TypeError(f"workers must be an integer or None, got {workers!r}")
+        raise TypeError(f"workers must be an integer or None, got {shown(workers)}")
     if n < 0:
         n += _CPUS + 1
     if n < 1:
-        raise ValueError(
-            f"workers must be at least 1, or from -{_CPUS} to -1 to count back from the "
-            f"{_CPUS} CPUs, got {workers!r}"
-        )
+        back = f"from -{_CPUS} to -1 to count back from the {_CPUS} CPUs"
+        back = back if _CPUS > 1 else "-1 for the only CPU"
+        raise ValueError(f"workers must be at least 1, or {back}, got {shown(workers)}")
     return min(n, _CAP)
 
 
@@ -99,8 +101,9 @@ def get_workers() -> int:
     ...     fastcorr.get_workers()
     2
     """
-    if _setting is not None:
-        return min(_setting, _CAP)
+    setting = _setting  # once: another thread may be at the end of a `with`
+    if setting is not None:
+        return min(setting, _CAP)
     return max(1, min(_CPUS, _CAP, _cpu.max_threads()))
 
 

@@ -11,6 +11,7 @@ that come with the channels last are views.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import numbers
 import operator
@@ -21,24 +22,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fastcorr import _winograd
-from fastcorr._boundary import CODES, fold
-from fastcorr._channels import APART, input_grad, layer, phases, tap_phases, weight_grad
+from fastcorr._arguments import listed, needed, shown
+from fastcorr._boundary import CODES, LARGEST, PADDING_MODES, fold, sources
+from fastcorr._channels import (
+    APART,
+    input_grad,
+    layer,
+    phases,
+    readable,
+    tap_phases,
+    weight_grad,
+)
 from fastcorr._dispatch import kernels
-from fastcorr._engine import image_grad, kernel_grad, run
+from fastcorr._engine import image_grad, kernel_grad, run, silent
 from fastcorr._plan import choose_workers
-from fastcorr.correlate import _asarray, _like
+from fastcorr.correlate import _asarray, _like, check_size, overlaps_itself
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
 Pair = tuple[int, int]
 IntOrPair = SupportsIndex | Sequence[SupportsIndex]
 Padding = str | SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]]
-
-# PyTorch's names of the boundaries -> ours.
-PADDING_MODES = {
-    "zeros": "fill", "reflect": "mirror", "replicate": "nearest", "circular": "wrap",
-}  # fmt: skip
-
 
 # ---------------------------------------------------------------- what shapes and types decide
 
@@ -49,8 +53,8 @@ METHODS = "auto", "direct", "winograd", "winograd4"
 _MACS_PER_WORKER = 1 << 22
 # Pixels of a channel up to which short kernels have channels as lanes, not pixels.
 _SHORT = 1 << 12
-# Coordinates are 64-bit numbers, and sums of a few such must be, too.
-_LARGEST = 1 << 60
+# The taps of an axis are kept in tables.
+_LONGEST = 1 << 24
 
 
 def _size(value: object, name: str, least: int) -> Pair:
@@ -61,13 +65,13 @@ def _size(value: object, name: str, least: int) -> Pair:
     except TypeError:
         pair = None
     if pair is None or any(isinstance(v, (bool, np.bool_)) for v in items):
-        raise TypeError(f"{name} must be an integer or a pair of them, got {value!r}")
+        raise TypeError(f"{name} must be an integer or a pair of them, got {shown(value)}")
     if len(pair) != 2:
-        raise ValueError(f"{name} must be an integer or a pair of them, got {value!r}")
+        raise ValueError(f"{name} must be an integer or a pair of them, got {shown(value)}")
     if min(pair) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    if max(pair) > _LARGEST:
-        raise ValueError(f"{name} must be at most 2**60, got {value!r}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
+    if max(pair) > LARGEST:
+        raise ValueError(f"{name} must be at most 2**60, got {shown(value)}")
     return pair
 
 
@@ -77,7 +81,7 @@ def _pads(padding: object, x: Pair, k: Pair, stride: Pair, dilation: Pair) -> tu
         if padding == "valid":
             return (0, 0), (0, 0)
         if padding != "same":
-            raise ValueError(f"padding must be integers, 'same' or 'valid', got {padding!r}")
+            raise ValueError(f"padding must be integers, 'same' or 'valid', got {shown(padding)}")
         # So that ceil(n / s) outputs fit; what is odd goes after, as in PyTorch.
         total = [
             max((-(-n // s) - 1) * s + d * (t - 1) + 1 - n, 0)
@@ -114,7 +118,7 @@ def check_method(method: str, kernel: Pair, stride: Pair, dilation: Pair, mixed:
     Raises ValueError where it does not and is asked for.
     """
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+        raise ValueError(f"method must be one of {METHODS}, got {shown(method)}")
     fits = mixed and kernel == (3, 3) and stride == dilation == (1, 1)
     if not fits and method.startswith("winograd"):
         what = f"a kernel of {kernel[0]} x {kernel[1]}, stride {stride}, dilation {dilation}"
@@ -130,13 +134,13 @@ def check_rtol(rtol: object) -> float | None:
     if rtol is None:
         return None
     if not isinstance(rtol, numbers.Real) or isinstance(rtol, bool):
-        raise TypeError(f"rtol must be a number or None, got {rtol!r}")
+        raise TypeError(f"rtol must be a number or None, got {shown(rtol)}")
     try:
         value = float(rtol)
     except OverflowError:  # of a long integer
         value = math.inf
     if not 0 < value < math.inf:
-        raise ValueError(f"rtol must be positive and finite, got {rtol!r}")
+        raise ValueError(f"rtol must be positive and finite, got {shown(rtol)}")
     return value
 
 
@@ -153,7 +157,7 @@ def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _layout(channels_last: object) -> tuple[bool, str]:
     """Whether the channels come last, and what shapes of images then are."""
     if not isinstance(channels_last, (bool, np.bool_)):
-        raise TypeError(f"channels_last must be True or False, got {channels_last!r}")
+        raise TypeError(f"channels_last must be True or False, got {shown(channels_last)}")
     names = "(N, H, W, C) or (H, W, C)" if channels_last else "(N, C, H, W) or (C, H, W)"
     return bool(channels_last), names
 
@@ -208,6 +212,8 @@ class _Plan:
         if len(w) != 4:
             names = "(C, O / groups, kh, kw)" if transposed else "(O, C / groups, kh, kw)"
             raise ValueError(f"weight must be {names}, got shape {w}")
+        check_size("x", x)
+        check_size("weight", w)
         self.batched = len(x) == 4
         C, H, W = _channels_first(x)[-3:] if self.channels_last else x[-3:]
         N = x[0] if self.batched else 1
@@ -217,21 +223,21 @@ class _Plan:
             G = operator.index(groups)  # type: ignore[arg-type]
         except TypeError:
             G = 0
-            message = f"groups must be an integer, got {groups!r}"
+            message = f"groups must be an integer, got {shown(groups)}"
             raise TypeError(message) from None
         if isinstance(groups, (bool, np.bool_)):
-            raise TypeError(f"groups must be an integer, got {groups!r}")
+            raise TypeError(f"groups must be an integer, got {shown(groups)}")
         if G < 1:
-            raise ValueError(f"groups must be at least 1, got {groups!r}")
+            raise ValueError(f"groups must be at least 1, got {shown(groups)}")
         self.groups = G
         if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
             raise ValueError(
-                f"padding_mode must be one of {tuple(PADDING_MODES)}, got {padding_mode!r}"
+                f"padding_mode must be one of {tuple(PADDING_MODES)}, got {shown(padding_mode)}"
             )
         bound = PADDING_MODES[padding_mode]
         self.relu = activation is not None
         if self.relu and (not isinstance(activation, str) or activation != "relu"):
-            raise ValueError(f"activation must be None or 'relu', got {activation!r}")
+            raise ValueError(f"activation must be None or 'relu', got {shown(activation)}")
         if self.relu and self.dtype.kind == "c":
             raise ValueError(f"activation='relu' needs numbers with an order, not {self.dtype}")
         self.bounds = (bound, bound)
@@ -239,6 +245,8 @@ class _Plan:
         self.kernel = w[2], w[3]
         if 0 in w or C == 0:
             raise ValueError(f"channels and kernel must not be empty: x {x}, weight {w}")
+        if max(self.kernel) > _LONGEST:
+            raise ValueError(f"weight {w} has kernels of more than 2**24 rows or columns")
         if transposed:
             O = w[1] * G
             if w[0] != C:
@@ -283,6 +291,7 @@ class _Plan:
             if bound != "fill" and 0 in (H, W):
                 raise ValueError(f"padding_mode={padding_mode!r} cannot continue an empty x, {x}")
         self.x, self.y = (N, C, H, W), (N, O, out[0], out[1])
+        check_size(f"with padding={padding!r} and stride={stride!r}, the result", self.y)
         shape: tuple[int, ...] = self.y if self.batched else self.y[1:]
         self.shape = _channels_last(shape) if self.channels_last else shape
         if transposed:
@@ -290,7 +299,7 @@ class _Plan:
         self.before = self.pads[0][0], self.pads[1][0]
         self.corner = -self.before[0], -self.before[1]  # where in x output 0 and tap 0 meet
         self.rows, self.cols = (
-            tuple(t * d - p for t in range(k))
+            range(-p, k * d - p, d)
             for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
         )
         # Channels that do not mix are so many correlations; with a stride so are the gradients,
@@ -303,12 +312,6 @@ class _Plan:
         apart = apart and not (lanes and self.dtype.kind == "f")
         self.single = apart and self.stride == (1, 1)
         self.single_back = self.single or (apart and bound == "fill")
-        self.down, self.across = (
-            phases(0, size, *axis) if self.single_back else []
-            for size, *axis in zip(
-                self.x[2:], self.kernel, self.stride, self.dilation, self.before, strict=True
-            )
-        )
         # Forward, x to y; and back.
         self.winograd = self.winograd_back = 0
         if check_method(method, self.kernel, self.stride, self.dilation, mixed):
@@ -324,7 +327,7 @@ class _Plan:
     def weight(self, weight: Array) -> Array:
         """The weight as (groups, O, C, kh, kw) of the convolution, in the type of the result."""
         G = self.groups
-        w = weight.astype(self.dtype, copy=False)
+        w = readable(weight.astype(self.dtype, copy=False))
         return w.reshape(G, w.shape[0] // G, *w.shape[1:])
 
     def nchw(self, a: Array) -> Array:
@@ -428,7 +431,7 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
         return np.zeros(plan.x, plan.dtype)
     if plan.single_back:
         gs = plan.planes(g)
-        k = weight.astype(plan.dtype, copy=False)
+        k = readable(weight.astype(plan.dtype, copy=False))
         k = k[0, 0] if gs.ndim == 2 else k[:, 0]
         small = plan.y[2] < plan.kernel[0] or plan.y[3] < plan.kernel[1]
         if plan.bounds[0] != "fill" or (plan.single and small):
@@ -439,10 +442,16 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
             return dx.reshape(plan.x)
         # The same without what that does for boundaries and large kernels.
         dx = plan.empty(plan.x)
-        if len(plan.down) < plan.stride[0] or len(plan.across) < plan.stride[1]:
+        down, across = (
+            phases(0, *axis)
+            for axis in zip(
+                plan.x[2:], plan.kernel, plan.stride, plan.dilation, plan.before, strict=True
+            )
+        )
+        if len(down) < plan.stride[0] or len(across) < plan.stride[1]:
             dx[...] = 0
-        for rows, every_a, at_u in plan.down:
-            for cols, every_b, at_v in plan.across:
+        for rows, every_a, at_u in down:
+            for cols, every_b, at_v in across:
                 taps = np.ascontiguousarray(k[..., every_a, every_b][..., ::-1, ::-1])
                 phase = plan.planes(dx)[..., at_u, at_v]
                 corner = rows[-1], cols[-1]
@@ -469,13 +478,49 @@ def _to_input(plan: _Plan, g: Array, weight: Array, n: int) -> Array:
         plan.rows[-1] + (plan.y[2] - 1) * plan.stride[0] + 1,
         plan.cols[-1] + (plan.y[3] - 1) * plan.stride[1] + 1,
     )
+    plane = math.prod(b - a for a, b in zip(plan.corner, stop, strict=True))
+    if plane > _SPARSE * math.prod(plan.kernel) * plan.y[2] * plan.y[3]:
+        _scatter(plan, g, w, dx, n)
+        return dx
     chunk = _FOLDED // max(1, plan.x[0] * plan.x[1])
     fold(part, dx, plan.corner, stop, plan.bounds, chunk)
     return dx
 
 
+def _scatter(plan: _Plan, g: Array, w: Array, dx: Array, n: int) -> None:
+    """dx += what g sends back, tap by tap: where few pixels of the padded image meet a tap."""
+    C, (oh, ow) = plan.x[1], plan.y[2:]
+    step = max(1, _FOLDED // (C * oh * ow))
+    down, across = (
+        [sources(t + s * np.arange(size), length, bound) for t in taps]
+        for taps, s, size, length, bound in zip(
+            (plan.rows, plan.cols), plan.stride, (oh, ow), plan.x[2:], plan.bounds, strict=True
+        )
+    )
+    back, zeros = w.transpose(0, 2, 1, 3, 4), (CODES["fill"], CODES["fill"])
+    for first in range(0, len(g), step):
+        some = slice(first, first + step)
+        sent = np.empty((len(g[some]), C, oh, ow), plan.dtype)
+        for (a, rows), (b, cols) in itertools.product(enumerate(down), enumerate(across)):
+            tap = back[..., a : a + 1, b : b + 1]
+            layer(g[some], tap, sent, None, range(1), range(1), (1, 1), zeros, n)
+            at_rows, part = _sum_by(rows, sent, -2)
+            at_cols, part = _sum_by(cols, part, -1)
+            dx[some][..., at_rows[:, None], at_cols] += part
+
+
+def _sum_by(at: Array, a: Array, axis: int) -> tuple[Array, Array]:
+    """The different numbers of `at`, and the sums of the parts of an axis that have each."""
+    order = np.argsort(at, kind="stable")
+    at = at[order]
+    starts = np.flatnonzero(np.diff(at, prepend=-1))
+    return at[starts], np.add.reduceat(a.take(order, axis), starts, axis)
+
+
 # Elements beyond the edges of all planes that are computed at a time before they are folded.
 _FOLDED = 1 << 18
+# Pixels of the padded image for each that meets a tap, from which on the taps are gone through.
+_SPARSE = 16
 # Elements copied at a time.
 _COPIED = 1 << 17
 
@@ -486,10 +531,12 @@ def _out(out: object, shape: tuple[int, ...], dtype: DType, *operands: Array) ->
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
-    if out.dtype.newbyteorder("=") != dtype:
+    if not np.can_cast(out.dtype, dtype, "equiv"):
         raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
+    if overlaps_itself(out):
+        raise ValueError(f"out must not overlap itself, got strides {out.strides}")
     lane = out.real.itemsize
     plain = out.flags.aligned and out.dtype.isnative and all(s % lane == 0 for s in out.strides)
     return out if plain and not any(np.may_share_memory(out, a) for a in operands) else None
@@ -499,21 +546,12 @@ def _dtypes(**operands: Array | None) -> tuple[tuple[str, DType], ...]:
     return tuple((name, a.dtype) for name, a in operands.items() if a is not None)
 
 
-def _needed(needs: object) -> tuple[bool, bool, bool]:
-    names = ("x", "weight", "bias")
-    try:
-        wanted = {needs} if isinstance(needs, str) else set(needs)  # type: ignore[call-overload]
-    except TypeError:
-        raise TypeError(f"needs must be names out of {names}, got {needs!r}") from None
-    if not wanted <= set(names):
-        raise ValueError(f"needs may name 'x', 'weight' and 'bias', got {needs!r}")
-    return "x" in wanted, "weight" in wanted, "bias" in wanted
-
-
 def _bias_grad(g: Array) -> Array:
     """The sum of the gradients of every channel; of 32-bit numbers in 64 bits."""
     sums = {"f": np.dtype("f8"), "F": np.dtype("c16")}.get(g.dtype.char, g.dtype)
     N, C, H, W = g.shape
+    if g.size == 0:
+        return np.zeros(C, sums)
     rows = np.empty((N, C), sums)
     # Some images at a time: the order of a sum must not depend on the layout, so they may have to
     # be copied.
@@ -525,6 +563,7 @@ def _bias_grad(g: Array) -> Array:
     return total
 
 
+@silent
 def conv2d(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -576,7 +615,7 @@ def conv2d(
         Whether the channels of `x`, `out` and the result come last, (N, H, W, C) or (H, W, C), as
         in images from files.  `x` is not copied, and `weight` is the same.  Default False.
     out : ndarray, optional
-        Array for the result, of its shape and dtype.
+        Array for the result, of its shape and dtype; no two of its elements may share memory.
     method : {'auto', 'direct', 'winograd', 'winograd4'}, optional
         Algorithm.  'direct' sums all products.  'winograd' and 'winograd4' are Winograd's
         F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) [2]_: 2.25 and 4 times fewer products, but larger
@@ -585,7 +624,8 @@ def conv2d(
         allows.
     rtol : float, optional
         Error, relative to the largest element of the exact result, up to which 'auto' may take
-        any method.  Default None.
+        any method; any positive number, and from 1 on nothing is asked.  Without influence where
+        `method` names another.  Default None.
     workers : int, optional
         Number of threads; negative numbers count back from the CPUs.  Default: see
         `get_workers`, fewer for small work.  The result's bits do not depend on it.
@@ -601,7 +641,11 @@ def conv2d(
     ------
     ValueError
         If shapes do not fit each other, the padded image is smaller than the kernel, an argument
-        is out of range, `method` does not fit the layer, or `activation` the dtype.
+        is out of range, an operand or the result would have more than 2**48 elements or a kernel
+        more than 2**24 rows or columns, `out` overlaps itself, `method` does not fit the layer, or
+        `activation` the dtype.
+    MemoryError
+        If the result does not fit into memory.
     TypeError
         If an argument is of the wrong type, or the operands promote to another dtype (integers
         alone do).
@@ -620,7 +664,8 @@ def conv2d(
     for all together, and 3 MB for weights.  Channels that do not mix (``groups``
     = C = O) have a kernel whose lanes are channels; large images at stride and dilation 1 are
     correlated one by one, as by `correlate2d`, which has methods of its own for large kernels;
-    ``method='direct'`` keeps from those too.
+    ``method='direct'`` keeps from those too.  Operands of another type or byte order than the
+    result, or misaligned, are converted first, as a whole; `correlate2d` converts as it reads.
 
     For the gradients of a layer with ``activation='relu'`` give `conv2d_backward` the gradient
     ``dy * (y > 0)``.
@@ -671,7 +716,7 @@ def conv2d(
         target = _out(out, plan.shape, plan.dtype, *(v for v in (a, w, b) if v is not None))
     y = np.empty(plan.shape, plan.dtype) if target is None else target
     if b is not None:
-        b = b.astype(plan.dtype, "C", copy=False)
+        b = np.require(b, plan.dtype, ["C", "A"])
     _forward(plan, _nchw(a, plan), w, b, plan.nchw(y), n)
     if out is None:
         return y
@@ -713,6 +758,7 @@ def conv2d_backward(
     rtol: float | None = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array | None, Array | None, Array | None]: ...
+@silent
 def conv2d_backward(
     dy: npt.ArrayLike,
     x: npt.ArrayLike,
@@ -793,7 +839,7 @@ def conv2d_backward(
         groups, padding_mode, method=method, rtol=rtol, channels_last=channels_last,
     )  # fmt: skip
     _check_grad(g, plan, a, w)
-    need_x, need_w, need_b = _needed(needs)
+    need_x, need_w, need_b = needed(needs, ("x", "weight", "bias"))
     n = choose_workers(workers, plan.useful_workers)
     g4 = _nchw(g, plan)
     dx = dw = db = None
@@ -846,6 +892,7 @@ def _to_weight(plan: _Plan, x: Array, g: Array, n: int) -> Array:
     return weight_grad(x, g, plan.groups, plan.rows, plan.cols, plan.stride, plan.codes, n)
 
 
+@silent
 def conv_transpose2d(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -978,6 +1025,7 @@ def conv_transpose2d_backward(
     rtol: float | None = ...,
     workers: SupportsIndex | None = ...,
 ) -> tuple[Array | None, Array | None, Array | None]: ...
+@silent
 def conv_transpose2d_backward(
     dy: npt.ArrayLike,
     x: npt.ArrayLike,
@@ -1047,7 +1095,7 @@ def conv_transpose2d_backward(
         channels_last=channels_last,
     )  # fmt: skip
     _check_grad(g, plan, a, w)
-    need_x, need_w, need_b = _needed(needs)
+    need_x, need_w, need_b = needed(needs, ("x", "weight", "bias"))
     n = choose_workers(workers, plan.useful_workers)
     g4 = _nchw(g, plan)
     dx = dw = db = None
@@ -1112,20 +1160,24 @@ def conv2d_output_shape(
     (112, 112, 64)
     """
     try:
-        shape = tuple(operator.index(n) for n in input_shape)
+        shape = tuple(operator.index(n) for n in listed(input_shape, 4))
     except TypeError:
-        raise TypeError(f"input_shape must be a tuple of integers, got {input_shape!r}") from None
+        raise TypeError(
+            f"input_shape must be a tuple of integers, got {shown(input_shape)}"
+        ) from None
     last, names = _layout(channels_last)
     if len(shape) not in (3, 4) or min(shape) < 0:
-        raise ValueError(f"input_shape must be {names}, got {input_shape!r}")
+        raise ValueError(f"input_shape must be {names}, got {shown(input_shape)}")
+    if max(shape) > LARGEST:
+        raise ValueError(f"input_shape must be at most 2**60, got {shown(input_shape)}")
     if last:
         shape = _channels_first(shape)
     try:
         channels = operator.index(out_channels)
     except TypeError:
-        raise TypeError(f"out_channels must be an integer, got {out_channels!r}") from None
-    if channels < 1:
-        raise ValueError(f"out_channels must be at least 1, got {out_channels!r}")
+        raise TypeError(f"out_channels must be an integer, got {shown(out_channels)}") from None
+    if not 1 <= channels <= LARGEST:
+        raise ValueError(f"out_channels must be from 1 to 2**60, got {shown(out_channels)}")
     k = _size(kernel_size, "kernel_size", 1)
     s, d = _size(stride, "stride", 1), _size(dilation, "dilation", 1)
     pads = _pads(padding, (shape[-2], shape[-1]), k, s, d)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastcorr import _engine
+from fastcorr._arguments import listed, needed, shown
 from fastcorr._boundary import CODES, check_boundary, check_mode, window
 from fastcorr._dispatch import kernels
 from fastcorr._plan import check_method, choose_workers
@@ -38,7 +39,49 @@ def _asarray(value: npt.ArrayLike, name: str) -> Array:
             f"{name} is a masked array with masked elements, and its mask would be lost; pass "
             f"{name}.filled(value) to fill them, or {name}.data to use what lies under the mask"
         )
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths, say
+        raise ValueError(f"{name} must be an array: {error}") from None
+
+
+# No machine has memory for more, so an array of more is a view that repeats a few: to go through
+# it would take years.
+_MOST = 1 << 48
+
+
+# NumPy counts the bytes of an empty array without its empty axes, in 64 bits.
+_MOST_OF_NOTHING = (2**63 - 1) // 8
+# NumPy's functions that broadcast take so many axes; two more are correlated.
+_MOST_AXES = 34
+
+
+def check_size(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse an operand or a result that no memory holds."""
+    if math.prod(shape) > _MOST:
+        raise ValueError(f"{name} of shape {shape} is too large: more than 2**48 elements")
+    if math.prod(n for n in shape if n) > _MOST_OF_NOTHING:
+        raise ValueError(f"{name} of shape {shape} is too large, though it is empty")
+
+
+def overlaps_itself(a: Array) -> bool:
+    """Whether two elements of an array share memory."""
+    if a.flags.c_contiguous:
+        return False
+    axes = sorted((abs(step), n) for step, n in zip(a.strides, a.shape, strict=True) if n != 1)
+    reach, nested = a.itemsize, True
+    for step, n in axes:
+        nested = nested and step >= reach
+        reach += step * (n - 1)
+    if nested or a.size == 0:
+        return False
+    if axes[0][0] == 0 or a.nbytes > reach:
+        return True
+    # Axes that interleave, as only `as_strided` makes them.
+    offsets = np.zeros(1, np.intp)
+    for step, n in axes:
+        offsets = np.add.outer(offsets, np.arange(n) * step).ravel()
+    return bool((np.diff(np.sort(offsets)) < a.itemsize).any())
 
 
 def _supported(dtype: DType) -> bool:
@@ -54,16 +97,20 @@ def _check_number(function: str, name: str, dtype: DType) -> None:
 def _result_dtype(function: str, dtype1: DType, dtype2: DType, asked: DType | None) -> DType:
     """SciPy's result type, or the one that dtype= or out= asks for."""
     natural = np.result_type(dtype1, dtype2)
+    name1, name2 = _names(function)
     if asked is None:
         if not _supported(natural):
             raise ValueError(
-                f"{function} not available for this type: {dtype1} with {dtype2} gives {natural}"
+                f"{function} not available for this type: {name1} of {dtype1} with {name2} of "
+                f"{dtype2} gives {natural}"
                 + ("; ask for another result with dtype=" if function != "corr2d" else "")
             )
         return natural
-    asked = asked.newbyteorder("=")
     if not _supported(asked):
-        raise ValueError(f"{function} not available for this type: a result of dtype {asked}")
+        raise ValueError(
+            f"{function} not available for this type: a result of dtype {asked} (of dtype= or out=)"
+        )
+    asked = asked.newbyteorder("=")
     if not np.can_cast(natural, asked, "same_kind"):
         raise TypeError(
             f"dtype {asked} (of dtype= or out=) cannot hold the result of {dtype1} with {dtype2}"
@@ -71,9 +118,18 @@ def _result_dtype(function: str, dtype1: DType, dtype2: DType, asked: DType | No
     return asked
 
 
+def _dtype(dtype: npt.DTypeLike) -> DType:
+    try:
+        if not isinstance(dtype, tuple):  # of which NumPy warns before it refuses them
+            return np.dtype(dtype)
+    except Exception:  # NumPy's message may fail, too
+        pass
+    raise TypeError(f"dtype must be a type of numbers, got {shown(dtype)}")
+
+
 def _fill_element(fillvalue: npt.ArrayLike, dtype: DType) -> Array:
     """The fill value as an array of one element of dtype, or the error that SciPy gives."""
-    value = np.asarray(fillvalue)
+    value = _asarray(fillvalue, "fillvalue")
     if value.size == 0:
         raise ValueError("`fillvalue` cannot be an empty array.")
     if value.size != 1:
@@ -88,21 +144,31 @@ def _fill_element(fillvalue: npt.ArrayLike, dtype: DType) -> Array:
         elif not isinstance(item, int) or dtype.kind not in "iu":
             try:
                 value = np.array([float(item)])
+            except OverflowError:
+                raise ValueError(
+                    "could not cast `fillvalue` directly to the output type: a number beyond all "
+                    f"floats, the output {dtype}"
+                ) from None
             except (TypeError, ValueError):
-                value = np.array([complex(item)])
+                try:
+                    value = np.array([complex(item)])
+                except (TypeError, ValueError) as error:
+                    raise type(error)(
+                        f"`fillvalue` must be a number, got {shown(fillvalue)}"
+                    ) from None
     if dtype.kind != "c" and value.dtype.kind == "c":
         raise ValueError(
-            f"could not cast `fillvalue` directly to the output type: {fillvalue!r} is complex, "
-            f"the output {dtype}"
+            f"could not cast `fillvalue` directly to the output type: {shown(fillvalue)} is "
+            f"complex, the output {dtype}"
         )
     if dtype.kind not in "iu":
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return value.astype(dtype)
     item = value[0]
     info = np.iinfo(dtype)
     if not (isinstance(item, int) or np.isfinite(item)) or not info.min <= int(item) <= info.max:
         raise ValueError(
-            f"could not cast `fillvalue` directly to the output type: {fillvalue!r} is not "
+            f"could not cast `fillvalue` directly to the output type: {shown(fillvalue)} is not "
             f"between {info.min} and {info.max}, the limits of {dtype}"
         )
     return np.array([int(item)], dtype)
@@ -110,7 +176,7 @@ def _fill_element(fillvalue: npt.ArrayLike, dtype: DType) -> Array:
 
 def _axes_pair(axes: tuple[int, ...], ndim: int, name: str) -> tuple[int, int]:
     if len(axes) != 2:
-        raise ValueError(f"axes must be a pair of integers, got {axes!r}")
+        raise ValueError(f"axes must be a pair of integers, got {shown(axes)}")
     if ndim < 2:
         raise ValueError(f"{name} must have at least two dimensions, got {ndim}")
     for a in axes:
@@ -159,12 +225,18 @@ class _Geometry:
                 _axes_pair(axes, ndim2, name2),
                 _axes_pair(axes, max(ndim1, ndim2), "the result"),
             )
+            if max(ndim1, ndim2) > _MOST_AXES:
+                raise ValueError(
+                    f"{name1} and {name2} may have at most {_MOST_AXES} axes; {shapes}"
+                )
             self.batch1, core1 = _split(shape1, self.axes[0])
             self.batch2, core2 = _split(shape2, self.axes[1])
         elif len(shape1) == len(shape2) == 2:
             core1, core2 = (shape1[0], shape1[1]), (shape2[0], shape2[1])
         else:
             raise ValueError(f"{function} inputs must both be 2-D arrays; {shapes}")
+        check_size(name1, shape1)
+        check_size(name2, shape2)
         check_mode(mode)
         self.bounds = check_boundary(boundary)
         _check_number(function, name1, dtype1)
@@ -202,6 +274,7 @@ class _Geometry:
             self.offset = (self.offset[0] + ranges[0].start, self.offset[1] + ranges[1].start)
             core = (len(ranges[0]), len(ranges[1]))
         self.shape = (*batch, *core)
+        check_size("the result", self.shape)
         self.out_shape = self.shape if self.axes is None else _join(batch, core, self.axes[2])
         for n, bound in zip(x, self.bounds, strict=True):
             if n == 0 and bound != "fill" and 0 not in core:
@@ -282,8 +355,11 @@ def _geometry(
         axes = _integers(axes)
     if lags is not None:
         lags = _ranges(lags)
+    if type(mode) is not str:
+        _hashable(mode, "mode must be 'full', 'same' or 'valid'")
     if type(boundary) is not str:
-        boundary = _names_of(boundary)
+        boundary = tuple(boundary) if type(boundary) is list else boundary
+        _hashable(boundary, "boundary must be a name or a pair of names")
     if type(method) is not str:
         method = check_method(method)
     key = (function, shape1, dtype1, shape2, dtype2, mode, boundary, axes, dtype, lags, method)
@@ -291,7 +367,6 @@ def _geometry(
         return _geometries[key]
     except KeyError:
         pass
-    # An unhashable mode has been a TypeError, as in SciPy.
     check_method(method)
     made = _Geometry(*key)  # type: ignore[arg-type]
     if len(_geometries) >= _KEPT:
@@ -302,27 +377,25 @@ def _geometry(
 
 def _integers(axes: object) -> tuple[int, ...]:
     try:
-        return tuple(operator.index(a) for a in axes)  # type: ignore[attr-defined]
+        return tuple(operator.index(a) for a in listed(axes, 2))
     except TypeError:
-        raise TypeError(f"axes must be a pair of integers or None, got {axes!r}") from None
+        raise TypeError(f"axes must be a pair of integers or None, got {shown(axes)}") from None
 
 
-def _names_of(boundary: object) -> object:
-    boundary = tuple(boundary) if type(boundary) is list else boundary
+def _hashable(value: object, must_be: str) -> None:
+    """Refuse what can be no name: TypeError, as in SciPy."""
     try:
-        hash(boundary)
-    except TypeError:
-        message = f"boundary must be a name or a pair of names, got {boundary!r}"
-        raise TypeError(message) from None
-    return boundary
+        hash(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{must_be}, got {shown(value)}") from None
 
 
 def _ranges(lags: object) -> Lags:
     """The bounds of a pair of slices."""
     if not isinstance(lags, (tuple, list)) or not all(isinstance(lag, slice) for lag in lags):
-        raise TypeError(f"lags must be a pair of slices or None, got {lags!r}")
+        raise TypeError(f"lags must be a pair of slices or None, got {shown(lags)}")
     if len(lags) != 2:
-        raise ValueError(f"lags must be a pair of slices, got {lags!r}")
+        raise ValueError(f"lags must be a pair of slices, got {shown(lags)}")
     bounds = []
     for lag in lags:
         try:
@@ -390,12 +463,12 @@ def _call(
 
 def _asked(dtype: npt.DTypeLike | None, out: object) -> DType | None:
     """The result type that dtype= and out= ask for."""
-    asked: DType | None = None if dtype is None else np.dtype(dtype)
+    asked: DType | None = None if dtype is None else _dtype(dtype)
     if out is None:
         return asked
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if asked is not None and out.dtype.newbyteorder("=") != asked.newbyteorder("="):
+    if asked is not None and not np.can_cast(out.dtype, asked, "equiv"):
         raise TypeError(f"out has dtype {out.dtype}, but dtype={asked} was asked for")
     result: DType = out.dtype
     return result
@@ -419,6 +492,8 @@ def _result_into(
     flags = out.flags
     if not flags.writeable:
         raise ValueError("out is read-only")
+    if not flags.c_contiguous and overlaps_itself(out):
+        raise ValueError(f"out must not overlap itself, got strides {out.strides}")
     # What an array owns it shares with its views alone; asking NumPy takes ten times longer.
     if flags.owndata and x.flags.owndata and k.flags.owndata:
         shared = out is x or out is k
@@ -480,13 +555,14 @@ class CorrelationPlan:
         workers: SupportsIndex | None,
     ) -> None:
         kernel = _asarray(k, "k").copy()
+        _check_number(function, "k", kernel.dtype)
         try:
-            self.shape = tuple(operator.index(n) for n in shape)
+            self.shape = tuple(operator.index(n) for n in listed(shape, 64))
         except TypeError:
-            raise TypeError(f"shape must be a sequence of integers, got {shape!r}") from None
+            raise TypeError(f"shape must be a sequence of integers, got {shown(shape)}") from None
         if any(n < 0 for n in self.shape):
             raise ValueError(f"shape must not be negative, got {self.shape}")
-        asked = None if dtype is None else np.dtype(dtype)
+        asked = None if dtype is None else _dtype(dtype)
         self._k_dtype = kernel.dtype
         self._geometry = geometry = _geometry(
             function, self.shape, kernel.dtype, kernel.shape, kernel.dtype, mode, boundary, axes,
@@ -514,7 +590,7 @@ class CorrelationPlan:
             op = _engine.operator(
                 geometry.module, self._k, geometry.shape, geometry.offset, geometry.codes, method
             )
-            self._run = lambda x, k, y, fill, workers: op(x, y, fill, workers)
+            self._run = _engine.silent(lambda x, k, y, fill, workers: op(x, y, fill, workers))
             self.method = op.method
 
     def __call__(
@@ -553,7 +629,7 @@ class CorrelationPlan:
             self._check_type(out)
         elif geometry.k_ready and out.shape == self.out_shape:
             flags = out.flags
-            if flags.behaved and flags.owndata and image.flags.owndata and out is not image:
+            if flags.carray and flags.owndata and image.flags.owndata and out is not image:
                 # `_result_into` would come to this, a quarter of a microsecond later.
                 self._run(image, k, out, self._fill, n)
                 return out
@@ -562,7 +638,7 @@ class CorrelationPlan:
     def _check_type(self, out: object) -> None:
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-        if out.dtype.newbyteorder("=") != self.dtype:
+        if not np.can_cast(out.dtype, self.dtype, "equiv"):
             raise TypeError(f"out has dtype {out.dtype}, but the plan computes {self.dtype}")
 
     def _accept(self, dtype: DType) -> None:
@@ -591,22 +667,13 @@ class CorrelationPlan:
 # ---------------------------------------------------------------- gradients
 
 
-def _needed(needs: object, names: tuple[str, str]) -> tuple[bool, bool]:
-    try:
-        wanted = {needs} if isinstance(needs, str) else set(needs)  # type: ignore[call-overload]
-    except TypeError:
-        raise TypeError(f"needs must be names out of {names}, got {needs!r}") from None
-    if not wanted <= set(names):
-        raise ValueError(f"needs may name {names[0]!r} and {names[1]!r}, got {needs!r}")
-    return names[0] in wanted, names[1] in wanted
-
-
 def _like(grad: Array, dtype: DType) -> Array:
     """A gradient as its operand's type takes it: real for a real one, in its precision."""
     if dtype.kind != "c" and grad.dtype.kind == "c":
         grad = grad.real
     if dtype.kind in "fc":
-        return grad.astype(dtype.newbyteorder("="), order="C", copy=False)
+        with np.errstate(all="ignore"):  # silent as the kernels are
+            return grad.astype(dtype.newbyteorder("="), order="C", copy=False)
     return np.ascontiguousarray(grad)
 
 
@@ -619,6 +686,7 @@ def _sum_to(grad: Array, shape: tuple[int, ...]) -> Array:
     return grad.sum(axis=axes, dtype=grad.dtype).reshape(shape) if axes else grad.reshape(shape)
 
 
+@_engine.silent
 def _vjp(
     function: str,
     dy: npt.ArrayLike,
@@ -639,7 +707,7 @@ def _vjp(
         _check_number(function, name, operand.dtype)
     if g.dtype.kind == "c" and "c" not in (a.dtype.kind, b.dtype.kind):
         raise TypeError(f"dy is complex ({g.dtype}), but the result that it belongs to is real")
-    need1, need2 = _needed(needs, names)
+    need1, need2 = needed(needs, names)
     dtype = np.result_type(a.dtype, b.dtype, g.dtype)
     geometry = _geometry(
         function, a.shape, a.dtype, b.shape, b.dtype, mode, boundary, axes, dtype, lags, method
@@ -659,30 +727,29 @@ def _vjp(
     x, k = geometry.operands(a, b)
     need_x, need_k = (need2, need1) if geometry.swapped else (need1, need2)
     dx = dk = None
-    with np.errstate(all="ignore"):  # silent as the kernels are
-        if need_x:
-            dx = _engine.image_grad(
-                geometry.module, g, k, x.shape[-2:], geometry.offset, geometry.bounds,
-                geometry.zero, n, geometry.method,
-            )  # fmt: skip
-            dx = _sum_to(dx, geometry.x_shape)
-            if geometry.x_flip:
-                dx = dx[..., ::-1, ::-1]
-        if need_k:
-            dk = _engine.kernel_grad(
-                geometry.module, x, g, k.shape[-2:], geometry.offset, geometry.codes, fill, n,
-                geometry.method,
-            )  # fmt: skip
-            dk = _sum_to(dk, geometry.k_shape).astype(dtype, copy=False)
-            if geometry.k_conj:
-                dk = np.conjugate(dk)
-            if geometry.k_flip:
-                dk = dk[..., ::-1, ::-1]
-        d1, d2 = (dk, dx) if geometry.swapped else (dx, dk)
-        return (
-            None if d1 is None else _like(geometry.natural(d1, 0), a.dtype),
-            None if d2 is None else _like(geometry.natural(d2, 1), b.dtype),
-        )
+    if need_x:
+        dx = _engine.image_grad(
+            geometry.module, g, k, x.shape[-2:], geometry.offset, geometry.bounds,
+            geometry.zero, n, geometry.method,
+        )  # fmt: skip
+        dx = _sum_to(dx, geometry.x_shape)
+        if geometry.x_flip:
+            dx = dx[..., ::-1, ::-1]
+    if need_k:
+        dk = _engine.kernel_grad(
+            geometry.module, x, g, k.shape[-2:], geometry.offset, geometry.codes, fill, n,
+            geometry.method,
+        )  # fmt: skip
+        dk = _sum_to(dk, geometry.k_shape).astype(dtype, copy=False)
+        if geometry.k_conj:
+            dk = np.conjugate(dk)
+        if geometry.k_flip:
+            dk = dk[..., ::-1, ::-1]
+    d1, d2 = (dk, dx) if geometry.swapped else (dx, dk)
+    return (
+        None if d1 is None else _like(geometry.natural(d1, 0), a.dtype),
+        None if d2 is None else _like(geometry.natural(d2, 1), b.dtype),
+    )
 
 
 # ---------------------------------------------------------------- public
@@ -740,13 +807,14 @@ def correlate2d(
         Value outside the image for ``boundary='fill'``.  Default 0.
     axes : pair of int, optional
         The axes of both inputs to correlate along; they count in each input separately, so
-        that ``(-2, -1)`` suits stacks and kernels of any dimension.  The other axes broadcast:
+        that ``(-2, -1)`` suits stacks and kernels of up to 34 axes.  The other axes broadcast:
         a stack of images, a bank of kernels, or both.  By default both inputs must have two
         dimensions.
     out : ndarray, optional
         Array for the result, of the result's shape.  Its dtype chooses the result's unless
         `dtype` is given.  It may overlap the inputs, but then, as where it is byte-swapped or
-        misaligned, the result is computed elsewhere first and copied.
+        misaligned, the result is computed elsewhere first and copied.  No two of its elements
+        may share memory.
     dtype : dtype, optional
         Type of the result, in which sums are accumulated.  By default the inputs' promoted
         type, in which integers wrap around as in SciPy.  ``dtype='float32'`` or ``'int32'``
@@ -785,7 +853,8 @@ def correlate2d(
         bool, float16, objects, …), an unknown name, a `method` that cannot compute this, a
         `fillvalue` that the result's type cannot hold, in ``'valid'`` mode an empty input or
         two that do not fit into each other, an empty image with a boundary other than ``fill``,
-        or an `out` of another shape.
+        an operand or a result of more than 2**48 elements, or an `out` of another shape or that
+        overlaps itself.
     TypeError
         For masked arrays with masked elements, a `dtype` or `out` that cannot hold the result,
         or arguments of a wrong kind.
@@ -1430,7 +1499,7 @@ def choose_method(
     'fft'
     """
     a, b = _asarray(in1, "in1"), _asarray(in2, "in2")
-    asked = None if dtype is None else np.dtype(dtype)
+    asked = None if dtype is None else _dtype(dtype)
     geometry = _geometry(
         "correlate2d", a.shape, a.dtype, b.shape, b.dtype, mode, boundary, axes, asked, lags, "auto"
     )

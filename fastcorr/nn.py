@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import math
 import operator
 import os
-import secrets
-import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,9 @@ from typing import IO, TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
+from fastcorr._arguments import flag, listed, shown
+from fastcorr._boundary import LARGEST, PADDING_MODES
+from fastcorr._files import new_file, npy_header, open_regular
 from fastcorr.conv import (
     check_method,
     check_rtol,
@@ -35,7 +37,9 @@ from fastcorr.conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
-from fastcorr.correlate import _asarray
+from fastcorr.correlate import _asarray as _array
+from fastcorr.correlate import _dtype as _any_dtype
+from fastcorr.correlate import check_size
 
 if TYPE_CHECKING:
     from fastcorr.optim import Optimizer
@@ -65,17 +69,9 @@ Rng = int | np.random.Generator | None
 Loss = Callable[[Array, Array], tuple[float, Array]]
 
 _DTYPES = tuple(np.dtype(t) for t in "fdFD")
-_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 # ---------------------------------------------------------------- arguments
-
-
-def _array(value: npt.ArrayLike, name: str) -> Array:
-    try:
-        return _asarray(value, name)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} must be an array: {error}") from None
 
 
 def _integer(value: object, name: str, least: float = -math.inf) -> int:
@@ -84,29 +80,40 @@ def _integer(value: object, name: str, least: float = -math.inf) -> int:
     except TypeError:
         n = None
     if n is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     if n < least:
-        raise ValueError(f"{name} must be at least {least}, got {n}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(n)}")
+    if n > LARGEST:
+        raise ValueError(f"{name} must be at most 2**60, got {shown(n)}")
     return n
+
+
+def _is_0d(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 0
 
 
 def _pair(value: object, name: str, least: int) -> Pair:
     """Two integers, for rows and columns, from one or two."""
-    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
-        n = _integer(value, name, least)
-        return n, n
-    if len(value) != 2:
-        raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
-    return _integer(value[0], name, least), _integer(value[1], name, least)
+    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str) or _is_0d(value):
+        value = value, value
+    try:
+        pair = listed(value, 2)
+    except TypeError:
+        pair = ()
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be an integer or a pair of integers, got {shown(value)}")
+    return _integer(pair[0], name, least), _integer(pair[1], name, least)
 
 
 def _padding(value: object) -> str | Pair | tuple[Pair, Pair]:
     if isinstance(value, str):
         if value not in ("same", "valid"):
-            raise ValueError(f"padding must be 'same', 'valid' or numbers, got {value!r}")
+            raise ValueError(f"padding must be 'same', 'valid' or numbers, got {shown(value)}")
         return value
     if (
         isinstance(value, (Sequence, np.ndarray))
+        and not _is_0d(value)
+        and not isinstance(value, memoryview)
         and len(value) == 2
         and any(isinstance(v, (Sequence, np.ndarray)) for v in value)
     ):
@@ -117,41 +124,41 @@ def _padding(value: object) -> str | Pair | tuple[Pair, Pair]:
 def _dtype(value: npt.DTypeLike) -> DType:
     wanted = "dtype must be float32, float64, complex64 or complex128, got"
     try:
-        dtype = np.dtype("float32" if value is None else value).newbyteorder("=")
-    except (TypeError, ValueError):
-        raise TypeError(f"{wanted} {value!r}") from None
+        dtype = _any_dtype("float32" if value is None else value).newbyteorder("=")
+    except TypeError:
+        raise TypeError(f"{wanted} {shown(value)}") from None
     if dtype not in _DTYPES:
         raise TypeError(f"{wanted} {dtype}")
     return dtype
 
 
 def _generator(rng: Rng) -> np.random.Generator:
+    kinds = int, np.integer, np.random.Generator, type(None)  # NumPy takes arrays too, of any size
     error: type[Exception] = TypeError
-    if not isinstance(rng, (bool, np.bool_)):
+    if isinstance(rng, kinds) and not isinstance(rng, bool):
         try:
             return np.random.default_rng(rng)
-        except TypeError:
-            pass
         except ValueError:
             error = ValueError
-    raise error(f"rng must be an integer from 0 on, a Generator or None, got {rng!r}")
+    raise error(f"rng must be an integer from 0 on, a Generator or None, got {shown(rng)}")
 
 
 def _check_state(state: object) -> None:
     if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a dict, got {state!r}")
+        raise TypeError(f"state must be a dict, got {shown(state)}")
 
 
 def _cast(a: Array, dtype: DType, name: str) -> Array:
     """The array in another type of numbers, unless an imaginary or fractional part were lost."""
     if not np.can_cast(a.dtype, dtype, "same_kind"):
         raise TypeError(f"{name} is {a.dtype}, which does not fit into {dtype}")
+    check_size(name, a.shape)
     return a.astype(dtype)
 
 
 def _reduction(value: object) -> None:
     if not isinstance(value, str) or value not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {value!r}")
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {shown(value)}")
 
 
 def _masked(a: Array, mask: Array) -> Array:
@@ -293,8 +300,9 @@ class Module:
     Notes
     -----
     Calling a module keeps what its ``backward`` needs, usually the input itself: do not change
-    that in between.  ``backward`` releases it, so each needs a call of its own before it, as
-    in PyTorch.  One model serves one thread at a time.
+    that in between, nor the parameters, which ``backward`` uses as it finds them.  ``backward``
+    releases what was kept, so each needs a call of its own before it, as in PyTorch.  One model
+    serves one thread at a time.
 
     Copies (`copy.deepcopy`) and pickles of a module are without what it kept.
 
@@ -392,7 +400,7 @@ class Module:
             dy = _cast(dy, self._dtype, "dy")
         kept = self._kept
         self._kept = self._shape = None
-        return self._backward(dy, kept, bool(needs_input_grad))
+        return self._backward(dy, kept, flag(needs_input_grad, "needs_input_grad"))
 
     def _members(self) -> Iterable[tuple[str, object]]:
         return vars(self).items()
@@ -484,11 +492,11 @@ class Module:
         ImportError
             If safetensors is not installed.
         """
-        path = Path(path)
+        path = _path(path)
         kind = _kind(path)
         state = self.state_dict()
-        with _new_file(path) as temporary:
-            (_save_npz if kind == ".npz" else _save_safetensors)(temporary, state)
+        with new_file(path) as file:
+            (_save_npz if kind == ".npz" else _save_safetensors)(file, state)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read all parameters' values from a file that `save` wrote.
@@ -524,18 +532,20 @@ class Module:
         >>> bool((a.weight.data == b.weight.data).all())
         True
         """
-        path = Path(path)
+        path = _path(path)
         read = _load_npz if _kind(path) == ".npz" else _load_safetensors
         own = dict(self.named_parameters())
-        try:
-            values = read(path, own)
-        except ImportError:
-            raise
-        except Exception as error:  # on damaged files readers raise whatever comes to their mind
-            # An OSError too, when they go where such a file sends them: before its beginning.
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        with open_regular(path) as file:
+            try:
+                _check_size(file, own)
+                values = read(file, own)
+            except ImportError:
                 raise
-            raise ValueError(f"cannot load {str(path)!r}: {error}") from error
+            except Exception as error:  # on damaged files readers raise whatever comes to mind
+                # An OSError too, when they go where such a file sends them: before its beginning.
+                if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                    raise
+                raise ValueError(f"cannot load {str(path)!r}: {error}") from error
         for name, p in own.items():
             p.data[...] = values[name]
 
@@ -584,7 +594,7 @@ class Sequential(Module):
     def __init__(self, *layers: Module) -> None:
         for n, layer in enumerate(layers):
             if not isinstance(layer, Module):
-                raise TypeError(f"layer {n} is not a Module: {layer!r}")
+                raise TypeError(f"layer {n} is not a Module: {shown(layer)}")
         self._layers = layers
         # Before this one there is nothing to learn: backward may end here.
         self._first = next((n for n, layer in enumerate(layers) if layer.parameters()), len(layers))
@@ -700,9 +710,12 @@ class _Conv(Module):
         """Draw the weight, of that many planes in its first two dimensions, and the bias."""
         kind, generator = _dtype(dtype), _generator(rng)
         shape = (first, second, *self.kernel_size)
+        check_size("the weight, channels and kernel_size,", shape)
         fan_in = math.prod(shape[1:])
         self.weight = _uniform(shape, fan_in, kind, generator)
-        self.bias = _uniform((self.out_channels,), fan_in, kind, generator) if bias else None
+        self.bias = (
+            _uniform((self.out_channels,), fan_in, kind, generator) if flag(bias, "bias") else None
+        )
 
     def _convolve(self, x: Array) -> Array:
         raise NotImplementedError
@@ -849,8 +862,9 @@ class Conv2d(_Conv):
             in_channels, out_channels, kernel_size, stride, dilation, groups, method, rtol
         )
         self.padding = _padding(padding)
-        if not isinstance(padding_mode, str) or padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {_PADDING_MODES}, got {padding_mode!r}")
+        if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
+            names = tuple(PADDING_MODES)
+            raise ValueError(f"padding_mode must be one of {names}, got {shown(padding_mode)}")
         self.padding_mode = padding_mode
         self._start(out_channels, in_channels // groups, bias, dtype, rng)
 
@@ -1005,6 +1019,12 @@ class ConvTranspose2d(_Conv):
         )
 
 
+def _rows_times(x: Array, w: Array) -> Array:
+    """Each row of x, times the matrix w."""
+    # NumPy would go through stacks of empty matrices, of which there may be 2**50.
+    return np.matmul(x, w) if x.size else np.zeros((*x.shape[:-1], w.shape[1]), w.dtype)
+
+
 class Linear(Module):
     """A layer in which every output is a weighted sum of all inputs.
 
@@ -1057,7 +1077,7 @@ class Linear(Module):
         kind, generator = _dtype(dtype), _generator(rng)
         shape = self.out_features, fan_in
         self.weight = _uniform(shape, fan_in, kind, generator)
-        self.bias = _uniform(shape[:1], fan_in, kind, generator) if bias else None
+        self.bias = _uniform(shape[:1], fan_in, kind, generator) if flag(bias, "bias") else None
 
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
@@ -1066,7 +1086,7 @@ class Linear(Module):
                 f"{x.shape}"
             )
         x = _to_dtype_of(self.weight, x)
-        y = np.matmul(x, self.weight.data.T)
+        y = _rows_times(x, self.weight.data.T)
         if self.bias is not None:
             np.add(y, self.bias.data, y)
         return y, x
@@ -1081,7 +1101,7 @@ class Linear(Module):
         if self.bias is not None:
             grad = self.bias.grad
             np.add(grad, rows.sum(axis=0), grad)
-        return np.matmul(dy, weight) if needs_input_grad else None
+        return _rows_times(dy, weight) if needs_input_grad else None
 
     def __repr__(self) -> str:
         text = f"Linear(in_features={self.in_features}, out_features={self.out_features}, "
@@ -1176,10 +1196,14 @@ class Flatten(Module):
 Tap = tuple[slice, slice]
 
 
+# Elements of an image that a pooling takes at a time, over all taps.
+_POOLED = 1 << 19
+
+
 class _Pool(Module):
     """What the poolings share: windows over the image, tap by tap."""
 
-    def __init__(
+    def _set(
         self,
         kernel_size: int | Pair,
         stride: int | Pair | None,
@@ -1191,7 +1215,7 @@ class _Pool(Module):
         self.stride = self.kernel_size if stride is None else _pair(stride, "stride", 1)
         self.padding = _pair(padding, "padding", 0)
         self.dilation = _pair(dilation, "dilation", 1)
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = flag(ceil_mode, "ceil_mode")
         for k, p, d in zip(self.kernel_size, self.padding, self.dilation, strict=True):
             if p > (d * (k - 1) + 1) // 2:
                 raise ValueError(
@@ -1201,6 +1225,8 @@ class _Pool(Module):
                 )
 
     def _check(self, x: Array, kinds: str) -> None:
+        # Attributes that were set since are to be right as well.
+        self._set(self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         if x.dtype.kind not in kinds:
             raise TypeError(f"x is {x.dtype}, which {type(self).__name__} does not take")
         if x.ndim not in (3, 4):
@@ -1224,10 +1250,11 @@ class _Pool(Module):
         return windows
 
     def _taps(self, n: int, axis: int, windows: int) -> list[Tap]:
-        """For each tap of the kernel, where in output and input it is."""
-        s, p, d = (v[axis] for v in (self.stride, self.padding, self.dilation))
+        """For each tap of the kernel that is ever inside, where in output and input it is."""
+        k, s, p, d = (v[axis] for v in (self.kernel_size, self.stride, self.padding, self.dilation))
         taps = []
-        for a in range(self.kernel_size[axis]):
+        inside = range(max(0, -(((windows - 1) * s - p) // d)), min(k, (n - 1 + p) // d + 1))
+        for a in inside:
             start = a * d - p  # where it is for the first window
             first = max(0, -(start // s))
             last = min(windows - 1, (n - 1 - start) // s)
@@ -1247,6 +1274,17 @@ class _Pool(Module):
         for rows_out, rows_in in rows:
             for cols_out, cols_in in cols:
                 yield (..., rows_out, cols_out), (..., rows_in, cols_in)
+
+    def _blocks(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+        """Indices of some planes at a time: what NumPy walks over tap by tap stays in the cache,
+        and Ctrl-C is seen between.
+        """
+        planes = max(_POOLED // max(shape[-2] * shape[-1], 1), 1)
+        channels = max(min(planes, shape[-3]), 1)
+        steps = (max(planes // channels, 1), channels)[4 - len(shape) :]
+        starts = (range(0, n, step) for n, step in zip(shape[:-2], steps, strict=True))
+        for corner in itertools.product(*starts):
+            yield tuple(slice(i, i + step) for i, step in zip(corner, steps, strict=True))
 
     def _shape_of(self, x: Array) -> tuple[int, ...]:
         return (*x.shape[:-2], self._length(x.shape[-2], 0), self._length(x.shape[-1], 1))
@@ -1307,34 +1345,37 @@ class MaxPool2d(_Pool):
         dilation: int | Pair = 1,
         ceil_mode: bool = False,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+        self._set(kernel_size, stride, padding, dilation, ceil_mode)
 
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         self._check(x, "iuf")
         least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
         shape = self._shape_of(x)
-        y = np.full(shape, least, x.dtype)
+        y = np.full(shape, least, x.dtype.newbyteorder("="))
         if not keep:
-            for at, inside in self._walk(x.shape, shape):
-                np.maximum(y[at], x[inside], out=y[at])
+            for block in self._blocks(x.shape):
+                for at, inside in self._walk(x.shape, shape):
+                    best = y[block][at]
+                    np.maximum(best, x[block][inside], out=best)
             return y, None
 
         # For each output the number of the tap that won, the first one inside to begin with:
         # it would win if all were -inf.
-        winner = np.zeros(shape, np.min_scalar_type(math.prod(self.kernel_size) - 1))
         taps = list(enumerate(self._walk(x.shape, shape)))
-        for n, (at, _) in reversed(taps):
-            winner[at] = n
-        some_nan = x.size > 0 and bool(np.isnan(x.min()))
-        for n, (at, inside) in taps:
-            tap, best = x[inside], y[at]
-            better = tap > best
-            if some_nan:
-                better |= np.isnan(tap)
-            # Numbers of taps only grow: a maximum is several times as fast as a masked copy.
-            number = np.multiply(better, n, dtype=winner.dtype, casting="unsafe")
-            np.maximum(winner[at], number, out=winner[at])
-            np.maximum(best, tap, out=best)
+        winner = np.zeros(shape, np.min_scalar_type(len(taps)))
+        for block in self._blocks(x.shape):
+            some_nan = x.size > 0 and bool(np.isnan(x[block].min()))
+            for n, (at, _) in reversed(taps):
+                winner[block][at] = n
+            for n, (at, inside) in taps:
+                tap, best, won = x[block][inside], y[block][at], winner[block][at]
+                better = tap > best
+                if some_nan:
+                    better |= np.isnan(tap)
+                # Numbers of taps only grow: a maximum is several times as fast as a masked copy.
+                number = np.multiply(better, n, dtype=winner.dtype, casting="unsafe")
+                np.maximum(won, number, out=won)
+                np.maximum(best, tap, out=best)
         return y, (winner, x.shape)
 
     def _backward(self, dy: Array, kept: Any, needs_input_grad: bool) -> Array | None:
@@ -1342,8 +1383,9 @@ class MaxPool2d(_Pool):
             return None
         winner, shape = kept
         dx = np.zeros(shape, dy.dtype)
-        for n, (at, inside) in enumerate(self._walk(shape, dy.shape)):
-            dx[inside] += _masked(dy[at], winner[at] == n)
+        for block in self._blocks(shape):
+            for n, (at, inside) in enumerate(self._walk(shape, dy.shape)):
+                dx[block][inside] += _masked(dy[block][at], winner[block][at] == n)
         return dx
 
     def __repr__(self) -> str:
@@ -1392,21 +1434,22 @@ class AvgPool2d(_Pool):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, 1, ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self._set(kernel_size, stride, padding, 1, ceil_mode)
+        self.count_include_pad = flag(count_include_pad, "count_include_pad")
 
-    def _counts(self, image: tuple[int, ...], windows: tuple[int, ...]) -> Array | int:
+    def _counts(self, image: tuple[int, ...], windows: tuple[int, ...]) -> Array | float:
         """How many numbers each window is the mean of."""
         axes = []
         for n in (0, 1):
             p, length = self.padding[n], image[n - 2]
-            start = np.arange(windows[n - 2]) * self.stride[n] - p
+            # A longer stride has one window.
+            start = np.arange(windows[n - 2]) * min(self.stride[n], length + 2 * p) - p
             stop = np.minimum(start + self.kernel_size[n], length + p)
             if not self.count_include_pad:
                 start, stop = np.maximum(start, 0), np.minimum(stop, length)
             axes.append(stop - start)
-        counts = np.multiply.outer(*axes)
-        first = int(counts[0, 0])
+        counts = np.multiply.outer(*axes, dtype=float)  # may be too large for an integer
+        first = float(counts[0, 0])
         return first if (counts == first).all() else counts
 
     def _divide(self, a: Array, image: tuple[int, ...]) -> Array:
@@ -1416,9 +1459,10 @@ class AvgPool2d(_Pool):
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         self._check(x, "fc")
         shape = self._shape_of(x)
-        y = np.zeros(shape, x.dtype)
-        for at, inside in self._walk(x.shape, shape):
-            y[at] += x[inside]
+        y = np.zeros(shape, x.dtype.newbyteorder("="))
+        for block in self._blocks(x.shape):
+            for at, inside in self._walk(x.shape, shape):
+                y[block][at] += x[block][inside]
         return self._divide(y, x.shape), x.shape
 
     def _backward(self, dy: Array, kept: Any, needs_input_grad: bool) -> Array | None:
@@ -1426,8 +1470,9 @@ class AvgPool2d(_Pool):
             return None
         dx = np.zeros(kept, dy.dtype)
         share = self._divide(dy, kept)
-        for at, inside in self._walk(kept, dy.shape):
-            dx[inside] += share[at]
+        for block in self._blocks(kept):
+            for at, inside in self._walk(kept, dy.shape):
+                dx[block][inside] += share[block][at]
         return dx
 
     def __repr__(self) -> str:
@@ -1445,7 +1490,8 @@ def _numbers(a: npt.ArrayLike, name: str, dtypes: tuple[DType, ...]) -> Array:
     array = _array(a, name)
     if array.dtype in dtypes:
         return array
-    if array.dtype.newbyteorder("=") in dtypes:
+    check_size(name, array.shape)
+    if array.dtype.kind in "fc" and array.dtype.newbyteorder("=") in dtypes:
         return array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
@@ -1473,7 +1519,8 @@ def mse_loss(
     loss : float
         Mean or sum of ``abs(y - target) ** 2``.
     dy : ndarray
-        Its gradient to `y`, of the shape and dtype of `y`: what ``backward`` takes.
+        Its gradient to `y`, of the shape and dtype of `y` (float64 of integers, float32 of half
+        floats): what ``backward`` takes.
 
     Raises
     ------
@@ -1660,10 +1707,10 @@ def _progress_bar(steps: int) -> Any:
 def _loss_and_gradient(result: object, output: Array) -> tuple[float, Array]:
     """What a loss returned, if a step can be made of it."""
     if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(f"loss must return a pair (loss, gradient), got {result!r}")
+        raise TypeError(f"loss must return a pair (loss, gradient), got {shown(result)}")
     value, gradient = (_array(r, "what loss returned") for r in result)
     if value.ndim or value.dtype.kind not in "biuf":
-        raise TypeError(f"loss must return a number first, got {result[0]!r}")
+        raise TypeError(f"loss must return a number first, got {shown(result[0])}")
     if gradient.shape != output.shape:
         raise ValueError(
             f"loss must return a gradient of the output's shape, {output.shape}, got "
@@ -1751,13 +1798,13 @@ def fit(
     array([[ 1.,  2., -1.]], dtype=float32)
     """
     if not isinstance(model, Module):
-        raise TypeError(f"model must be a Module, got {model!r}")
+        raise TypeError(f"model must be a Module, got {shown(model)}")
     if not isinstance(optimizer, importlib.import_module("fastcorr.optim").Optimizer):
-        raise TypeError(f"optimizer must be an Optimizer, got {optimizer!r}")
+        raise TypeError(f"optimizer must be an Optimizer, got {shown(optimizer)}")
     if not callable(loss):
-        raise TypeError(f"loss must be callable, got {loss!r}")
+        raise TypeError(f"loss must be callable, got {shown(loss)}")
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable, got {callback!r}")
+        raise TypeError(f"callback must be callable, got {shown(callback)}")
     epochs = _integer(epochs, "epochs", 0)
     batch_size = _integer(batch_size, "batch_size", 1)
     inputs, targets = _array(x, "x"), _array(y, "y")
@@ -1772,6 +1819,7 @@ def fit(
     if not any(p in parameters for p in optimizer.params):
         raise ValueError("optimizer has none of the model's parameters")
     generator = _generator(rng)
+    progress = flag(progress, "progress")
 
     history = History()
     # Before a step: the numbers of those made and recorded, and its loss.
@@ -1817,6 +1865,13 @@ def fit(
 # ---------------------------------------------------------------- files
 
 
+def _path(value: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(value)
+    except TypeError:
+        raise TypeError(f"path must be a file's name, got {shown(value)}") from None
+
+
 def _kind(path: Path) -> str:
     kind = path.suffix.lower()
     if kind not in (".npz", ".safetensors"):
@@ -1842,51 +1897,24 @@ def _check_array(name: str, p: Parameter, shape: Sequence[int], dtype: object) -
         )
 
 
-def _check_size(path: Path, own: Mapping[str, Parameter]) -> None:
+def _check_size(file: IO[bytes], own: Mapping[str, Parameter]) -> None:
     """No reader sees a file much larger than the model: what is in it is bounded from here on."""
     most = sum(p.data.nbytes + 2 * len(name.encode()) + 1024 for name, p in own.items()) + (1 << 20)
-    with path.open("rb") as file:  # an error that comes later is one of the contents
-        size = os.fstat(file.fileno()).st_size
+    size = os.fstat(file.fileno()).st_size
     if size > most:
         raise ValueError(f"its {size} bytes are more than the model's parameters fill")
 
 
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A name to write to; the file appears under its own when it is complete, or not at all."""
-    target = path.resolve()  # through a link to the file it stands for
-    temporary = target.with_name(f".fastcorr-{secrets.token_hex(6)}")
-    try:
-        yield temporary
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _save_npz(path: Path, state: Mapping[str, Array]) -> None:
-    with zipfile.ZipFile(path, "x") as archive:
+def _save_npz(file: IO[bytes], state: Mapping[str, Array]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in state.items():
             # A ZipInfo of its own carries no date: the same model is the same file.
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, DType]:
-    """Shape, order and dtype from the beginning of a .npy file."""
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(member)
-    raise ValueError(f".npy format {version} is not supported")
-
-
-def _load_npz(path: Path, own: Mapping[str, Parameter]) -> dict[str, Array]:
-    _check_size(path, own)
-    with zipfile.ZipFile(path) as archive:
+def _load_npz(file: IO[bytes], own: Mapping[str, Parameter]) -> dict[str, Array]:
+    with zipfile.ZipFile(file) as archive:
         members: dict[str, zipfile.ZipInfo] = {}
         for m in archive.infolist():
             name = m.filename.removesuffix(".npy")
@@ -1902,14 +1930,14 @@ def _load_npz(path: Path, own: Mapping[str, Parameter]) -> dict[str, Array]:
             if m.file_size > p.data.nbytes + 12_000:  # NumPy's largest header is 10 000
                 raise ValueError(f"{name!r} has {m.file_size} bytes, too many for its parameter")
             with archive.open(m) as member:
-                shape, _, dtype = _read_header(member)
+                shape, _, dtype = npy_header(member)
                 _check_array(name, p, shape, dtype.newbyteorder("="))
                 if member.tell() + p.data.nbytes != m.file_size:
                     raise ValueError(f"{name!r} is not as long as its header says")
         values = {}
         for name, m in members.items():
             with archive.open(m) as member:
-                shape, fortran, dtype = _read_header(member)
+                shape, fortran, dtype = npy_header(member)
                 raw = member.read()  # to the end, where the checksum is compared
             values[name] = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
     return values
@@ -1919,22 +1947,22 @@ def _load_npz(path: Path, own: Mapping[str, Parameter]) -> dict[str, Array]:
 _SAFETENSORS = dict(zip(_DTYPES, ("F32", "F64", "C64"), strict=False))
 
 
-def _save_safetensors(path: Path, state: Mapping[str, Array]) -> None:
+def _save_safetensors(file: IO[bytes], state: Mapping[str, Array]) -> None:
     for name, array in state.items():
         if array.dtype not in _SAFETENSORS:
             raise ValueError(f"{name!r} is {array.dtype}, which .safetensors cannot hold; use .npz")
     # Its own writing hides an OSError.
-    path.write_bytes(importlib.import_module("safetensors.numpy").save(dict(state)))
+    file.write(importlib.import_module("safetensors.numpy").save(dict(state)))
 
 
-def _load_safetensors(path: Path, own: Mapping[str, Parameter]) -> dict[str, Array]:
-    safetensors = importlib.import_module("safetensors")
-    _check_size(path, own)
+def _load_safetensors(file: IO[bytes], own: Mapping[str, Parameter]) -> dict[str, Array]:
+    # Not mapped into memory, where a file that is cut short later would end the process.
+    there = dict(importlib.import_module("safetensors").deserialize(file.read()))
     names = {code: dtype for dtype, code in _SAFETENSORS.items()}
-    with safetensors.safe_open(path, framework="numpy") as file:
-        _check_names(own, file.keys())
-        for name, p in own.items():
-            there = file.get_slice(name)
-            code = there.get_dtype()
-            _check_array(name, p, there.get_shape(), names.get(code, code))
-        return {name: file.get_tensor(name) for name in own}
+    _check_names(own, there)
+    values = {}
+    for name, p in own.items():
+        entry = there[name]
+        _check_array(name, p, entry["shape"], names.get(entry["dtype"], entry["dtype"]))
+        values[name] = np.frombuffer(entry["data"], p.dtype.newbyteorder("<")).reshape(p.shape)
+    return values

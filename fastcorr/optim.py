@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastcorr._arguments import listed, shown
 from fastcorr.nn import Array, Parameter, _check_state, _integer
 
 __all__ = [
@@ -35,19 +36,38 @@ Do = Callable[..., None]
 
 def _number(value: object, name: str) -> float | bool:
     """A float or a bool; also from an array of one, as a file gives them back."""
-    array = np.asarray(value)
+    if isinstance(value, int) and abs(value) >= 1 << 63:  # no number of NumPy's
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0)
     if array.ndim or array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     return bool(array) if array.dtype.kind == "b" else float(array)
 
 
+# Parameters: more than any network has; what goes on may have no end.
+_MOST = 1_000_000
+
+
 def _parameters(params: object) -> list[Parameter]:
-    if not isinstance(params, Iterable):
-        raise TypeError(f"params must be a list of Parameters, got {params!r}")
-    found = list(params)
+    if not isinstance(params, Iterable) or (isinstance(params, np.ndarray) and params.ndim == 0):
+        raise TypeError(f"params must be a list of Parameters, got {shown(params)}")
+    if isinstance(params, np.ndarray) and len(params) > _MOST:  # not to be gone through first
+        raise ValueError(f"params must be at most {_MOST} Parameters")
+    try:
+        found = list(listed(params, _MOST))
+    except TypeError:
+        raise TypeError(f"params must be a list of Parameters, got {shown(params)}") from None
+    if len(found) > _MOST:
+        raise ValueError(f"params must be at most {_MOST} Parameters")
     for p in found:
         if not isinstance(p, Parameter):
-            raise TypeError(f"params must be a list of Parameters, one of them is {p!r}")
+            raise TypeError(f"params must be a list of Parameters, one of them is {shown(p)}")
     return found
 
 
@@ -129,13 +149,13 @@ class Optimizer:
         for name, given in options.items():
             value = checked[name] = _number(given, name)
             if isinstance(value, bool) != (name in self._FLAGS):
-                raise TypeError(f"{name} must not be {given!r}")
+                raise TypeError(f"{name} must not be {shown(given)}")
             if math.isnan(value):
                 raise ValueError(f"{name} is NaN")
             if name in self._POSITIVE and value < 0:
-                raise ValueError(f"{name} must not be negative, got {given!r}")
+                raise ValueError(f"{name} must not be negative, got {shown(given)}")
             if name in self._FRACTIONS and not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and less than 1, got {given!r}")
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {shown(given)}")
         return checked
 
     def zero_grad(self) -> None:
@@ -420,9 +440,9 @@ class Adam(Optimizer):
         amsgrad: bool = False,
     ) -> None:
         try:
-            beta1, beta2 = betas
+            beta1, beta2 = listed(betas, 2)
         except (TypeError, ValueError):
-            raise TypeError(f"betas must be a pair of numbers, got {betas!r}") from None
+            raise TypeError(f"betas must be a pair of numbers, got {shown(betas)}") from None
         super().__init__(
             params,
             lr=lr,
@@ -651,7 +671,7 @@ class _Schedule:
 
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be an Optimizer, got {optimizer!r}")
+            raise TypeError(f"optimizer must be an Optimizer, got {shown(optimizer)}")
         self.optimizer = optimizer
         self.base_lr = optimizer.lr
         self.last_epoch = 0
@@ -744,7 +764,9 @@ class StepLR(_Schedule):
         self.gamma = float(_number(gamma, "gamma"))
 
     def _lr(self) -> float:
-        return float(self.base_lr * self.gamma ** (self.last_epoch // self.step_size))
+        with np.errstate(all="ignore"):  # Python's own floats do not overflow to infinity
+            factor = np.float64(self.gamma) ** (self.last_epoch // self.step_size)
+            return float(self.base_lr * factor)
 
 
 class CosineAnnealingLR(_Schedule):
@@ -805,8 +827,12 @@ class CosineAnnealingLR(_Schedule):
 def _limit(value: object, name: str) -> float:
     limit = float(_number(value, name))
     if not limit >= 0:
-        raise ValueError(f"{name} must not be negative, got {value!r}")
+        raise ValueError(f"{name} must not be negative, got {shown(value)}")
     return limit
+
+
+def _norm(rows: list[Array], p: float) -> float:
+    return float(np.linalg.norm([np.linalg.norm(row, p) for row in rows], p)) if rows else 0.0
 
 
 def clip_grad_norm(params: Iterable[Parameter], max_norm: float, norm_type: float = 2.0) -> float:
@@ -852,11 +878,14 @@ def clip_grad_norm(params: Iterable[Parameter], max_norm: float, norm_type: floa
     max_norm = _limit(max_norm, "max_norm")
     p = float(_number(norm_type, "norm_type"))
     if not p > 0:
-        raise ValueError(f"norm_type must be positive, got {norm_type!r}")
+        raise ValueError(f"norm_type must be positive, got {shown(norm_type)}")
     with np.errstate(all="ignore"):
         # In double precision, in which no sum of squares of single precision overflows.
         rows = [np.abs(g).reshape(-1).astype(np.float64) for g in grads if g.size]
-        norm = float(np.linalg.norm([np.linalg.norm(row, p) for row in rows], p)) if rows else 0.0
+        norm = _norm(rows, p)
+        top = max((float(row.max()) for row in rows), default=0.0)
+        if norm in (0, math.inf) and 0 < top < math.inf:  # other powers leave the range
+            norm = top * _norm([row / top for row in rows], p)
         factor = max_norm / (norm + 1e-6)
         if not factor >= 1:
             for g in grads:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastcorr import receptive
+from fastcorr._arguments import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -496,7 +497,7 @@ def _current(ax: Axes | None) -> Axes:
         from matplotlib.axes import Axes
 
         if not isinstance(ax, Axes):
-            raise TypeError(f"ax must be Matplotlib's Axes, got {ax!r}")
+            raise TypeError(f"ax must be Matplotlib's Axes, got {shown(ax)}")
         return ax
     import matplotlib.pyplot as plt
 
@@ -520,9 +521,9 @@ def _given(limits: tuple[float, float] | None) -> tuple[float, float] | None:
     try:
         low, high = (operator.truediv(v, 1) for v in limits)
     except (TypeError, ValueError):
-        raise TypeError(f"limits must be a pair of numbers, got {limits!r}") from None
+        raise TypeError(f"limits must be a pair of numbers, got {shown(limits)}") from None
     if not -math.inf < low <= high < math.inf:
-        raise ValueError(f"limits must be finite, the smaller one first, got {limits!r}")
+        raise ValueError(f"limits must be finite, the smaller one first, got {shown(limits)}")
     return float(low), float(high)
 
 
@@ -644,17 +645,17 @@ def _grid(
     """
     count, h, w = cells.shape
     if scale not in ("common", "each"):
-        raise ValueError(f"scale must be 'common' or 'each', got {scale!r}")
+        raise ValueError(f"scale must be 'common' or 'each', got {shown(scale)}")
     if titles is not None:
         if isinstance(titles, str) or not hasattr(titles, "__len__"):
-            raise TypeError(f"titles must be a sequence of str, got {titles!r}")
+            raise TypeError(f"titles must be a sequence of str, got {shown(titles)}")
         if len(titles) != count:
             raise ValueError(f"titles must be {count}, one for each cell, got {len(titles)}")
     if columns is not None:
         try:
             columns = operator.index(columns)
         except TypeError:
-            raise TypeError(f"columns must be an integer, got {columns!r}") from None
+            raise TypeError(f"columns must be an integer, got {shown(columns)}") from None
     limits = _given(limits)
     if columns is None:
         # About as wide as high, in pixels; no column stays empty.

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ReceptiveField", "receptive_field", "receptive_field_mask"]
+from fastcorr._arguments import flag, listed, shown
+from fastcorr._boundary import LARGEST, PADDING_MODES, sources
+from fastcorr.correlate import check_size
 
-_PADS = ("zeros", "reflect", "replicate", "circular")
+__all__ = ["ReceptiveField", "receptive_field", "receptive_field_mask"]
 
 # Words of a layer that do not change what it reads.
 _OTHER_KEYS = {"in_channels", "out_channels", "groups", "bias", "count_include_pad"}
@@ -97,24 +99,17 @@ class _Axis(NamedTuple):
     def reached(self, outputs: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.bool_]:
         """Which of the n inputs the marked outputs read."""
         before, after = self.pads(n)
-        first = np.flatnonzero(outputs) * self.stride
-        # The padded axis, and what windows that hang over its end read.
-        padded = np.zeros(len(outputs) * self.stride + self.span, bool)
-        for a in range(self.taps):
-            padded[first + a * self.dilation] = True
-        inputs = padded[before : before + n].copy()
-        if self.mode != "zeros":
-            inputs[self.source(np.flatnonzero(padded[: before + n + after]) - before, n)] = True
+        bound = PADDING_MODES[self.mode]
+        # What windows that hang over the end read there is nothing; nor are zeros.
+        low, high = (0, n) if bound == "fill" else (-before, n + after)
+        first = np.flatnonzero(outputs) * self.stride - before
+        taps = np.arange(self.taps) * self.dilation
+        inputs = np.zeros(n, bool)
+        few, many = sorted((first, taps), key=len)
+        for i in few.tolist():
+            at = many[np.searchsorted(many, low - i) : np.searchsorted(many, high - i)] + i
+            inputs[at if bound == "fill" else sources(at, n, bound)] = True
         return inputs
-
-    def source(self, i: npt.NDArray[np.intp], n: int) -> npt.NDArray[np.intp]:
-        """The inputs that positions of the continued axis show, however far beyond its ends."""
-        if self.mode == "circular":
-            return i % n
-        if self.mode == "reflect" and n > 1:
-            i = i % (2 * n - 2)
-            return np.minimum(i, 2 * n - 2 - i)
-        return np.clip(i, 0, n - 1)
 
 
 def receptive_field(
@@ -175,7 +170,7 @@ def receptive_field(
     ReceptiveField(size=(4, 4), jump=(2, 2), offset=(-1, -1))
     ReceptiveField(size=(8, 8), jump=(2, 2), offset=(-3, -3))
     """
-    chain = [_axes(layer) for layer in _opened(layers)]
+    chain = [_axes(layer) for layer in _layers(layers)]
     sizes: list[Any] = [None] * len(chain)
     if input_shape is not None:
         sizes = _shapes(chain, input_shape)
@@ -234,9 +229,10 @@ def receptive_field_mask(
            [0, 0, 0, 0, 0],
            [1, 0, 1, 0, 0]])
     """
-    chain = [_axes(layer) for layer in _opened(layers)]
+    chain = [_axes(layer) for layer in _layers(layers)]
     shapes = _shapes(chain, input_shape)
     i, j = _position(position, shapes[-1])
+    check_size("the mask", shapes[0])
     axes = []
     for n, at in enumerate((i, j)):
         mark = np.zeros(shapes[-1][n], bool)
@@ -244,7 +240,11 @@ def receptive_field_mask(
         for layer, shape in zip(reversed(chain), reversed(shapes[:-1]), strict=True):
             mark = layer[n].reached(mark, shape[n])
         axes.append(mark)
-    return axes[0][:, np.newaxis] & axes[1]
+    mask = np.empty(shapes[0], bool)
+    step = max((1 << 24) // len(axes[1]), 1)  # rows: between them Ctrl-C is heard
+    for i in range(0, len(mask), step):
+        np.logical_and(axes[0][i : i + step, np.newaxis], axes[1], out=mask[i : i + step])
+    return mask
 
 
 class Nested(NamedTuple):
@@ -267,7 +267,7 @@ def nested(
     its field lies within that one's.  By default the input is just large enough for the field
     of an element away from the edges, or the element is the middle of the output.
     """
-    opened = list(_opened(layers))
+    opened = _layers(layers)
     if not opened:
         raise ValueError("layers is empty")
     chain = [_axes(layer) for layer in opened]
@@ -319,11 +319,14 @@ def _words(layer: object, axes: tuple[_Axis, _Axis]) -> str:
 def _shapes(chain: list[tuple[_Axis, _Axis]], input_shape: Sequence[int]) -> list[tuple[int, int]]:
     """Rows and columns of the input and of each layer's output."""
     try:
-        shape = tuple(operator.index(n) for n in input_shape)
+        shape = tuple(operator.index(n) for n in listed(input_shape, 64))
     except TypeError:
-        raise TypeError(f"input_shape must be integers, got {input_shape!r}") from None
-    if len(shape) < 2 or min(shape[-2:]) < 1:
-        raise ValueError(f"input_shape must end with rows and columns, got {input_shape!r}")
+        raise TypeError(f"input_shape must be integers, got {shown(input_shape)}") from None
+    if len(shape) < 2 or min(shape[-2:]) < 1 or max(shape[-2:]) > LARGEST:
+        raise ValueError(
+            "input_shape must end with rows and columns, each from 1 to 2**60, got "
+            f"{shown(input_shape)}"
+        )
     shapes = [(shape[-2], shape[-1])]
     for number, axes in enumerate(chain):
         H, W = shapes[-1]
@@ -338,9 +341,9 @@ def _shapes(chain: list[tuple[_Axis, _Axis]], input_shape: Sequence[int]) -> lis
 
 def _position(position: Sequence[int], shape: tuple[int, int]) -> tuple[int, int]:
     try:
-        i, j = (operator.index(n) for n in position)
+        i, j = (operator.index(n) for n in listed(position, 2))
     except (TypeError, ValueError):
-        raise TypeError(f"position must be two integers, got {position!r}") from None
+        raise TypeError(f"position must be two integers, got {shown(position)}") from None
     if not (0 <= i < shape[0] and 0 <= j < shape[1]):
         raise ValueError(f"position {(i, j)} is not in the output, {shape[0]} x {shape[1]}")
     return i, j
@@ -349,17 +352,33 @@ def _position(position: Sequence[int], shape: tuple[int, int]) -> tuple[int, int
 # ---------------------------------------------------------------- what a layer is
 
 
-def _opened(layers: Iterable[object] | object) -> Iterator[object]:
+# Chains within chains, so deep at most: one that holds itself has no end.
+_DEEPEST = 100
+_NO_CHAINS = str, bytes, memoryview, np.ndarray
+# More layers than any network has; what goes on may have no end.
+_MOST_LAYERS = 100_000
+
+
+def _layers(layers: Iterable[object] | object) -> tuple[object, ...]:
+    opened = listed(_opened(layers), _MOST_LAYERS)
+    if len(opened) > _MOST_LAYERS:
+        raise ValueError(f"layers must be at most {_MOST_LAYERS}")
+    return opened
+
+
+def _opened(layers: Iterable[object] | object, depth: int = 0) -> Iterator[object]:
     """The layers of chains within chains, in order."""
+    if depth > _DEEPEST:
+        raise ValueError(f"layers must not be nested more than {_DEEPEST} deep, or hold itself")
     if isinstance(layers, Mapping) or hasattr(layers, "kernel_size"):
         yield layers
-    elif isinstance(layers, Iterable) and not isinstance(layers, (str, bytes)):
+    elif isinstance(layers, Iterable) and not isinstance(layers, _NO_CHAINS):
         for layer in layers:
-            yield from _opened(layer)
+            yield from _opened(layer, depth + 1)
     elif callable(layers):
         yield layers
     else:
-        raise TypeError(f"layers must hold layers or dicts, got {layers!r}")
+        raise TypeError(f"layers must hold layers or dicts, got {shown(layers)}")
 
 
 def _name(layer: object) -> str:
@@ -377,7 +396,7 @@ def _axes(layer: object) -> tuple[_Axis, _Axis]:
         unknown = sorted(str(key) for key in set(layer) - _KEYS - _OTHER_KEYS)
         if unknown or "kernel_size" not in layer:
             what = f"has no use for {', '.join(unknown)}" if unknown else "needs a kernel_size"
-            raise ValueError(f"a layer given as a dict {what}: {dict(layer)!r}")
+            raise ValueError(f"a layer given as a dict {what}: {shown(dict(layer))}")
         given = dict(layer)
     else:
         given = {key: getattr(layer, key) for key in _KEYS if hasattr(layer, key)}
@@ -388,8 +407,10 @@ def _axes(layer: object) -> tuple[_Axis, _Axis]:
         if "kernel_size" not in given:
             return (_Axis(1, 1, (0, 0), 1, "zeros", False),) * 2
     mode = given.get("padding_mode", "zeros")
-    if mode not in _PADS:
-        raise ValueError(f"padding_mode must be one of {', '.join(_PADS)}, got {mode!r}")
+    if not isinstance(mode, str) or mode not in PADDING_MODES:
+        raise ValueError(
+            f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {shown(mode)}"
+        )
     k = _pair(given["kernel_size"], "kernel_size", 1)
     # As poolings take it: None is the kernel's size.
     stride = given.get("stride", 1)
@@ -399,29 +420,48 @@ def _axes(layer: object) -> tuple[_Axis, _Axis]:
     pads: tuple[tuple[int, int] | str, tuple[int, int] | str]
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise ValueError(f"padding must be 'same', 'valid' or integers, got {padding!r}")
+            raise ValueError(f"padding must be 'same', 'valid' or integers, got {shown(padding)}")
         pads = padding, padding
-    elif isinstance(padding, Iterable) and all(isinstance(p, Iterable) for p in padding):
-        both = tuple(_pair(p, "padding", 0) for p in padding)
+    elif (
+        _several(padding)
+        and not isinstance(padding, memoryview)
+        and all(_several(p) for p in listed(padding, 2))
+    ):
+        both = tuple(_pair(p, "padding", 0) for p in listed(padding, 2))
         if len(both) != 2:
-            raise ValueError(f"padding must be one pair for rows, one for columns, got {padding!r}")
+            raise ValueError(
+                f"padding must be one pair for rows, one for columns, got {shown(padding)}"
+            )
         pads = both[0], both[1]
     else:
         ph, pw = _pair(padding, "padding", 0)
         pads = (ph, ph), (pw, pw)
-    ceil = bool(given.get("ceil_mode", False))
+    ceil = flag(given.get("ceil_mode", False), "ceil_mode")
     return (
         _Axis(k[0], s[0], pads[0], d[0], mode, ceil),
         _Axis(k[1], s[1], pads[1], d[1], mode, ceil),
     )
 
 
+def _several(value: object) -> bool:
+    """Whether it is no number and no name; arrays without axes are numbers."""
+    return (
+        isinstance(value, Iterable)
+        and not isinstance(value, str)
+        and not (isinstance(value, np.ndarray) and value.ndim == 0)
+    )
+
+
 def _pair(value: Any, name: str, least: int) -> tuple[int, int]:
-    numbers = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
     try:
+        numbers = listed(value, 2) if _several(value) else None
         both = tuple(operator.index(n) for n in (numbers or (value, value)))
     except TypeError:
-        raise TypeError(f"{name} must be an integer or a pair, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer or a pair, got {shown(value)}") from None
     if len(both) != 2 or min(both) < least:
-        raise ValueError(f"{name} must be a pair of integers of at least {least}, got {value!r}")
+        raise ValueError(
+            f"{name} must be a pair of integers of at least {least}, got {shown(value)}"
+        )
+    if max(both) > LARGEST:
+        raise ValueError(f"{name} must be at most 2**60, got {shown(value)}")
     return both[0], both[1]

@@ -1,13 +1,17 @@
 """One instruction set against the definition: run in an interpreter of its own by test_isa.py.
 
-Prints, as JSON, what ran and a hash of results on real numbers, where every bit counts.
+Prints, as JSON, what ran and hashes of results on real numbers, where every bit counts: a few large
+problems of one channel, and as many random ones of both faces as the argument says.
 """
 
 import hashlib
 import itertools
 import json
+import sys
 
 import cases
+import conv_cases
+import corr_cases
 import numpy as np
 import oracle
 
@@ -52,9 +56,25 @@ def hashes(rng):
     return forward.hexdigest(), backward.hexdigest()
 
 
+def random_hashes(count):
+    """Method -> problem -> hashes of the result and the gradients."""
+    every = {}
+    for face in (corr_cases, conv_cases):
+        for seed in range(3 * 10**6, 3 * 10**6 + count):
+            case = face.real_case(seed)
+            case.workers = 1
+            with np.errstate(all="ignore"):
+                got = face.results(case, case.laid(*face.real_arrays(case)))
+            found = [hashlib.sha256(cases.bits(a)).hexdigest() for a in got]
+            kind = "long double" if case.types[0] in "gG" else case.method
+            every.setdefault(f"{face.__name__} {kind}", {})[repr(case)] = found
+    return every
+
+
 if __name__ == "__main__":
     fastcorr.set_workers(1)
     count = check_exact(np.random.default_rng(1))
     forward, backward = hashes(np.random.default_rng(2))
     isa = fastcorr.show_config("dicts")["isa"]
-    print(json.dumps({"isa": isa, "exact": count, "forward": forward, "backward": backward}))
+    found = {"isa": isa, "exact": count, "forward": forward, "backward": backward}
+    print(json.dumps({**found, "random": random_hashes(int(sys.argv[1]))}))

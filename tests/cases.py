@@ -1,24 +1,31 @@
 """Arrays for the tests: every number type, every layout, integer values."""
 
+import sysconfig
+
 import numpy as np
 
+NO_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # Every type that takes part in a correlation SciPy can do.
 DTYPES = "?bBhHiIlLefdgFDG"
 # Types that hold gradients.
 FLOATS = "fdgFDG"
 
 
-def integers(rng, shape, dtype, wide=False):
-    """Random integers, small enough for exact sums; wide: of the whole range of the type."""
+def integers(rng, shape, dtype, wide=False, top=9):
+    """Random integers of magnitudes up to top; wide: of the whole range of the type."""
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(dtype)
     if wide:
         info = np.iinfo(dtype)
         return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
-    values = rng.integers(0 if dtype.kind == "u" else -9, 10, shape)
+    if dtype.kind in "iu":
+        top = min(top, np.iinfo(dtype).max)
+    elif dtype.char == "e":
+        top = min(top, 2**11)
+    values = rng.integers(0 if dtype.kind == "u" else -top, top + 1, shape)
     if dtype.kind == "c":
-        values = values + 1j * rng.integers(-9, 10, shape)
+        values = values + 1j * rng.integers(-top, top + 1, shape)
     return values.astype(dtype)
 
 
@@ -35,6 +42,21 @@ def reals(rng, shape, dtype, decades=0):
     if dtype.kind == "c":
         values = values + 1j * reals(rng, shape, "d", decades)
     return values.astype(dtype)
+
+
+def hard_reals(rng, shapes, dtype):
+    """Arrays of real numbers by which any other order of a sum shows: one of three kinds.
+
+    Normal numbers; numbers over sixty decades (in all but the first array fewer, for the range of
+    single precision); and subnormal numbers times normal ones.
+    """
+    kind = rng.integers(3)
+    every = [reals(rng, shape, dtype, (0, 3, 1)[kind]) for shape in shapes]
+    if kind == 1:
+        every[0] = reals(rng, shapes[0], dtype, 30)
+    elif kind == 2:
+        every[0] *= np.finfo(dtype).tiny / 16
+    return every
 
 
 def bits(a):

@@ -5,11 +5,14 @@ Run as a script, in an interpreter of its own, it checks one instruction set (FA
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import cases
 import conv_oracle
 import numpy as np
+
+import fastcorr
 
 FOUR = "fdFD"  # the types of results
 
@@ -75,6 +78,17 @@ class Case:
     bias: bool = False
     transposed: bool = False
     workers: int | None = None
+    method: str = "auto"
+    channels_last: bool = False
+    top: int = 9  # the largest magnitude of an element, or of its parts
+
+    @property
+    def description(self):
+        """What makes it a problem of its own; its numbers and their layouts do not."""
+        fields = dataclasses.asdict(self)
+        for name in ("seed", "family", "layouts", "workers", "top"):
+            del fields[name]
+        return repr(list(fields.values()))
 
     @property
     def out(self):
@@ -109,15 +123,24 @@ class Case:
         images = self.x_shape[0] if len(self.x_shape) == 4 else 1
         return int(images * pixels * np.prod(self.w_shape)) * (4 if self.dtype.kind == "c" else 1)
 
-    def arrays(self):
+    def arrays(self, stream=1):
         """dy, x, weight and bias (or None)."""
-        rng = np.random.default_rng([self.seed, 1])
+        rng = np.random.default_rng([self.seed, stream])
         shapes = self.x_shape, self.w_shape, self.y_shape
         x, weight, dy = (
-            LAYOUTS[layout](cases.integers(rng, shape, dtype))
-            for shape, dtype, layout in zip(shapes, self.types, self.layouts, strict=True)
+            cases.integers(rng, shape, dtype, top=self.top)
+            for shape, dtype in zip(shapes, self.types, strict=True)
         )
-        bias = cases.integers(rng, self.channels_out, self.dtype) if self.bias else None
+        bias = None
+        if self.bias:
+            bias = cases.integers(rng, self.channels_out, self.dtype, top=self.top)
+        return self.laid(dy, x, weight, bias)
+
+    def laid(self, dy, x, weight, bias):
+        """The same in their layouts."""
+        x, weight, dy = (
+            LAYOUTS[layout](a) for layout, a in zip(self.layouts, (x, weight, dy), strict=True)
+        )
         return dy, x, weight, bias
 
     @property
@@ -130,6 +153,20 @@ class Case:
     @property
     def mode_argument(self):
         return {} if self.transposed else {"padding_mode": self.mode}
+
+    @property
+    def terms(self):
+        """At least as many as the products in one element of the result or of a gradient."""
+        kernel, groups = self.w_shape[2:], int(self.groups)
+        taps, shown = math.prod(kernel), 1  # how often windows show a pixel through one tap
+        if not self.transposed:
+            more = self.stride, self.dilation
+            for before, after in conv_oracle.pads(self.padding, self.x_shape[-2:], kernel, *more):
+                shown *= 1 + before + after
+        images = self.x_shape[0] if len(self.x_shape) == 4 else 1
+        pixels = max(math.prod(self.out), math.prod(self.x_shape[-2:]))
+        most = max(self.x_shape[-3], self.channels_out) // groups * taps * shown
+        return max(most, images * pixels) * (2 if "c" in self.dtype.kind else 1)
 
 
 def _spell(rng, values):
@@ -238,12 +275,14 @@ def _family(rng):
     return str(rng.choice(list(FAMILIES), p=weights / weights.sum()))
 
 
-def conv2d_case(seed):
-    """A random problem of conv2d that has a result."""
+def conv2d_case(seed, three=False):
+    """A random problem of conv2d that has a result; three: one that Winograd's algorithms fit."""
     rng = np.random.default_rng([seed, 0])
     while True:
         family = _family(rng)
         n, c, o, g, image, kernel, stride, dilation = _sizes(rng, family)
+        if three:
+            c, kernel, stride, dilation = max(c, 2), (3, 3), (1, 1), (1, 1)
         mode = str(rng.choice(list(conv_oracle.MODES), p=[0.64, 0.12, 0.12, 0.12]))
         spread = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         padding: Any = "same"
@@ -303,19 +342,85 @@ def conv_transpose2d_case(seed):
     return case
 
 
+# Integers up to which sums are exact, in float32 and float64; 'auto' takes the first of Winograd's
+# algorithms in the one and the second in the other.
+EXACT = {
+    "direct": (2**24, 2**53), "winograd": (2**17, 2**46), "winograd4": (0, 2**25),
+    "auto": (2**17, 2**25),
+}  # fmt: skip
+
+
+def case(seed):
+    """A random problem of either function, by any method, of integers as large as stay exact."""
+    rng = np.random.default_rng([seed, 5])
+    three = rng.random() < 0.3
+    if rng.random() < 0.25:
+        case = conv_transpose2d_case(seed)
+    else:
+        case = conv2d_case(seed, three)
+        if three:
+            case.method = str(rng.choice(["direct", "winograd", "winograd4"]))
+    if case.method == "auto" and rng.random() < 0.3:
+        case.method = "direct"
+    single = any(t in "efF" for t in case.types)
+    if case.method == "winograd4" and single:
+        case.method = "winograd"
+    case.channels_last = bool(rng.random() < 0.25)
+    if case.method == "auto" and case.w_shape[2:] != (3, 3):
+        most = EXACT["direct"][not single]
+    else:
+        most = EXACT[case.method][not single]
+    if "e" in case.types:
+        most = 2**15  # half floats hold the gradients
+    most = math.isqrt(most // case.terms)
+    case.top = max(1, int(most ** rng.random()))
+    return case
+
+
+def real_case(seed):
+    """A random problem of real or complex numbers."""
+    found = case(seed)
+    dtype = FOUR[np.random.default_rng([seed, 4]).integers(4)]
+    return dataclasses.replace(found, types=(dtype,) * 3)
+
+
+def real_arrays(case):
+    """dy, x, weight and bias (or None) of real numbers."""
+    rng = np.random.default_rng([case.seed, 6])
+    shapes = case.x_shape, case.w_shape, case.y_shape, (case.channels_out,)
+    x, weight, dy, bias = cases.hard_reals(rng, shapes, case.types[0])
+    return dy, x, weight, bias if case.bias else None
+
+
+def _turned(case, a, *axes):
+    return np.moveaxis(a, *axes) if case.channels_last else a
+
+
+def _functions(case):
+    name = "conv_transpose2d" if case.transposed else "conv2d"
+    more = {**case.mode_argument, "workers": case.workers, "method": case.method}
+    more["channels_last"] = case.channels_last
+    return getattr(fastcorr, name), getattr(fastcorr, name + "_backward"), more
+
+
+def forward(case, x, weight, bias):
+    """What fastcorr makes of an image, with the channels first again."""
+    function, _, more = _functions(case)
+    y = function(_turned(case, x, -3, -1), weight, bias, *case.args, **more)
+    return _turned(case, y, -1, -3)
+
+
+def backward(case, dy, x, weight):
+    _, function, more = _functions(case)
+    dy, x = (_turned(case, a, -3, -1) for a in (dy, x))
+    dx, dweight, dbias = function(dy, x, weight, *case.args, **more)
+    return _turned(case, dx, -1, -3), dweight, dbias
+
+
 def results(case, arrays=None):
     """What fastcorr makes of a problem: the result and the three gradients."""
-    from fastcorr import conv
-
     dy, x, weight, bias = case.arrays() if arrays is None else arrays
-    forward, backward = (
-        (conv.conv_transpose2d, conv.conv_transpose2d_backward)
-        if case.transposed
-        else (conv.conv2d, conv.conv2d_backward)
-    )
-    more = {**case.mode_argument, "workers": case.workers}
-    y = forward(x, weight, bias, *case.args, **more)
-    return y, *backward(dy, x, weight, *case.args, **more)
+    return forward(case, x, weight, bias), *backward(case, dy, x, weight)
 
 
 def expected(case, arrays=None):
@@ -341,15 +446,14 @@ def assert_exact(got, right, note=""):
         assert a.shape == b.shape, (name, note)
         assert a.dtype.char in "efdFD", (name, note)
         assert a.dtype.kind == "c" or b.dtype.kind != "c", (name, note)
-        assert abs(b).max(initial=0) < 2**24, (name, note)  # or float32 could not be exact
+        # Or the sums need not be exact.
+        assert abs(b).max(initial=0) < (2**53 if a.dtype.char in "dD" else 2**24), (name, note)
         with np.errstate(over="ignore"):  # of a gradient to half floats
             b = b.astype(a.dtype)
         np.testing.assert_array_equal(a, b, err_msg=f"{name} of {note}")
 
 
 if __name__ == "__main__":
-    import fastcorr
-
     count = 0
     for make in (conv2d_case, conv_transpose2d_case):
         for seed in range(300):

@@ -196,7 +196,7 @@ FILL_VALUES = [
 def test_fillvalue_as_scipy(function, dtype, fillvalue):
     a, b = np.ones((2, 2), dtype), np.ones((1, 2), dtype)
     args = function, a, b, "full", "fill", fillvalue
-    assert_same(outcome(ours, *args), outcome(scipys, *args))
+    assert_same(outcome(ours, *args), outcome(lambda: scipys(*args)))
 
 
 @both_functions
@@ -878,6 +878,28 @@ def test_boundaries_of_a_wrong_kind_are_named(boundary):
         fastcorr.correlate2d(np.ones((3, 3)), np.ones((2, 2)), boundary=boundary)
 
 
+@pytest.mark.parametrize(("name", "value", "error"), [
+    ("mode", ["full"], TypeError), ("mode", np.ones((3, 3)), TypeError),
+    ("fillvalue", "M8[s]", ValueError), ("fillvalue", b"x", TypeError),
+    ("fillvalue", [[1, 2], [3]], ValueError), ("dtype", 1e-320, TypeError),
+    ("dtype", "zeros", TypeError), ("dtype", (1, 2, 3), TypeError), ("dtype", "f4,,", TypeError),
+    ("method", np.ones((2, 2)), ValueError), ("method", [], ValueError),
+], ids=str)  # fmt: skip
+def test_arguments_of_a_wrong_kind_are_named(name, value, error):
+    for call in (
+        lambda **more: fastcorr.correlate2d(np.ones((3, 3)), np.ones((2, 2)), **more),
+        lambda **more: fastcorr.plan_convolve2d(np.ones((2, 2)), shape=(3, 3), **more),
+    ):
+        with pytest.raises(error, match=f"{name}`? must be"):
+            call(**{name: value})
+
+
+def test_splitting_a_kernel_near_the_largest_number_is_silent():
+    with np.errstate(all="raise"):
+        y = fastcorr.correlate2d(np.ones((4, 5)), np.full((2, 3), 1e308), method="separable")
+    assert np.isinf(y).any()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect as on Linux")
 @pytest.mark.parametrize("dtype", "fdFDBil")
 def test_nothing_beyond_the_image_is_read(dtype):
@@ -906,3 +928,19 @@ print("fine")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "fine", (done.returncode, done.stderr)
+
+
+# ---------------------------------------------------------------- millions of taps
+
+
+@pytest.mark.parametrize(("dtype", "side"), [("f", 3000), ("d", 3000), ("g", 1500)])
+def test_kernels_of_millions_of_taps(dtype, side, rng):
+    """Whose tiles are narrow, so that Ctrl-C need not wait for long."""
+    x, k = rng.integers(0, 2, (side + 4, side + 140)), rng.integers(0, 2, (side, side))
+    x = x[:, : side + 20] if dtype == "g" else x
+    y = fastcorr.correlate2d(x.astype(dtype), k.astype(dtype), "valid", workers=1)
+    for i, j in [(0, 0), (4, -1), *rng.integers(0, y.shape, (6, 2))]:
+        i, j = i % y.shape[0], j % y.shape[1]
+        assert y[i, j] == np.sum(x[i : i + side, j : j + side] & k)
+    again = fastcorr.correlate2d(x.astype(dtype), k.astype(dtype), "valid", workers=3)
+    np.testing.assert_array_equal(again, y)

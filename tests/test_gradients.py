@@ -1,5 +1,6 @@
 """Gradients: exact on integers against brute force, adjoint for every mode and boundary."""
 
+import copy
 import itertools
 import warnings
 
@@ -97,6 +98,7 @@ def test_adjoint(function, mode, dtype, x_shape, k_shape, rng):
     work = np.prod(x_shape) * np.prod(k_shape) * (10 if dtype in "gG" else 1)
     if work > 1_000_000 and (mode == "full" or dtype not in "fF"):
         pytest.skip("slow")
+    rng = copy.deepcopy(rng)  # of which threads, in some jobs, share one
     # Inner products below 2**24: exact in single precision too.
     top = 2 if dtype in "fF" else 9
     a, b = (np.clip(cases.integers(rng, s, dtype).real, -top, top) for s in (x_shape, k_shape))
@@ -227,6 +229,16 @@ def test_layouts(function, mode, layout, dtype, rng):
     for gradient, right in zip(vjp(function, *odd, mode, "wrap"), expected, strict=True):
         np.testing.assert_array_equal(gradient, right, strict=True)
     assert [v.tobytes() for v in odd] == before
+
+
+def test_the_direct_sum_is_so_whichever_operand_slides(rng):
+    """Where the kernel is larger than dy, dy slides over it: by the method that was named."""
+    x, k = (cases.reals(rng, s, "f") for s in ((220, 220), (140, 140)))
+    dy = cases.reals(rng, (81, 81), "f")
+    dx, _ = fastcorr.correlate2d_vjp(dy, x, k, "valid", needs="in1", method="direct")
+    slides = fastcorr.convolve2d(k, dy, "full", method="direct")
+    assert cases.bits(dx) == cases.bits(slides)
+    assert fastcorr.choose_method(k, dy, "full")[0] == "fft"  # or there is nothing to see
 
 
 @both_functions

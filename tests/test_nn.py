@@ -494,6 +494,21 @@ def test_types_that_do_not_fit():
             layer(np.ma.masked_equal(x, 1))
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("stride", (0, 0)), ("kernel_size", (0, 0)), ("padding", (-1, -1)), ("padding", 9),
+    ("dilation", 0), ("stride", 2**70),
+])  # fmt: skip
+def test_attributes_of_poolings_are_looked_at_again(name, value):
+    for layer in (nn.MaxPool2d(2), nn.AvgPool2d(2)):
+        if not hasattr(layer, name):
+            continue
+        setattr(layer, name, value)
+        with pytest.raises(ValueError, match=name):
+            layer(np.ones((1, 4, 4)))
+        layer.kernel_size, layer.stride, layer.padding, layer.dilation = 3, None, 1, 1
+        assert layer(np.ones((1, 4, 4))).shape == (1, 2, 2)
+
+
 def test_integers_without_weights():
     """Pooling and ReLU of integers; but gradients to integers there are none."""
     x = np.arange(-8, 8, dtype=np.int8).reshape(1, 4, 4)
@@ -1899,3 +1914,22 @@ def test_nothing_is_imported_before_it_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 9, 11), (5, 9, 11), (0, 4, 9, 11)])
+@pytest.mark.parametrize("at_once", [1, 250, 1000, 10**9])
+def test_poolings_take_some_planes_at_a_time(monkeypatch, shape, at_once):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, shape).astype("f")
+    x[..., 2, 3:5] = np.nan
+    for layer in (nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)):
+        monkeypatch.setattr(nn, "_POOLED", 10**9)
+        alone = layer(x.reshape(-1, 1, 9, 11))
+        dy = rng.integers(-5, 6, alone.shape).astype("f")
+        dx = layer.backward(dy)
+        monkeypatch.setattr(nn, "_POOLED", at_once)
+        y = layer(x)
+        np.testing.assert_array_equal(y.reshape(alone.shape), alone)
+        np.testing.assert_array_equal(layer.backward(dy.reshape(y.shape)).reshape(dx.shape), dx)
+        with nn.no_grad():
+            np.testing.assert_array_equal(layer(x), y)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from oracle import MODES, RULES, compute, gradients, source
+from cases import integers
+from oracle import MODES, RULES, as_dtype, compute, gradients, source, summed, summed_gradients
 
 PAD = {"wrap": "wrap", "symm": "symmetric", "mirror": "reflect", "nearest": "edge"}
 
@@ -66,3 +67,35 @@ def test_gradients_by_differences(function, mode, rule, rng):
                 slopes.append(product(dy, compute(function, x, k, mode, rule) - y0))
                 operand[at] = before
             assert complex(*slopes) == gradient[at]
+
+
+@pytest.mark.parametrize("function", ["correlate2d", "convolve2d"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rule", [*RULES, ("mirror", "fill"), ("fill", "wrap")], ids=str)
+@pytest.mark.parametrize("dtype", "lD")
+def test_summed_by_numpy(function, mode, rule, dtype, rng):
+    """The same numbers, of images smaller than the kernel too, of windows and of stacks."""
+    for shapes in [((1, 1), (1, 1)), ((5, 7), (3, 2)), ((2, 3), (4, 6)), ((1, 6), (1, 3))]:
+        dy_shape = compute(function, *map(np.zeros, shapes), mode, rule).shape
+        x, k, dy = (integers(rng, shape, dtype) for shape in (*shapes, dy_shape))
+        args = mode, rule, 3
+        for lags in (np.s_[:, :], np.s_[1:, :-1]):
+            inside = np.zeros_like(dy)
+            inside[lags] = dy[lags]
+            y = summed(function, x, k, *args, lags)
+            right = as_dtype(compute(function, x, k, *args), dtype)
+            np.testing.assert_array_equal(y, right[lags], strict=True)
+            got = summed_gradients(function, dy[lags], x, k, *args, lags)
+            for a, b in zip(got, gradients(function, inside, x, k, *args), strict=True):
+                np.testing.assert_array_equal(a, as_dtype(b, dtype), strict=True)
+    x, k = integers(rng, (3, 1, 4, 5), dtype), integers(rng, (2, 2, 3), dtype)
+    y = summed(function, x, k, mode, rule, 3)
+    dx, dk = (np.zeros(v.shape, object) for v in (x, k))
+    for i, j in np.ndindex(y.shape[:2]):
+        right = as_dtype(compute(function, x[i, 0], k[j], mode, rule, 3), dtype)
+        np.testing.assert_array_equal(y[i, j], right)
+        parts = gradients(function, y[i, j], x[i, 0], k[j], mode, rule, 3)
+        dx[i, 0] += parts[0]
+        dk[j] += parts[1]
+    for a, b in zip(summed_gradients(function, y, x, k, mode, rule, 3), (dx, dk), strict=True):
+        np.testing.assert_array_equal(a, as_dtype(b, dtype), strict=True)

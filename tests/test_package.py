@@ -85,8 +85,8 @@ print(*{n.split(".")[0] for n in set(sys.modules) - before} - set(sys.stdlib_mod
 
 # Imports point inwards: to a lower layer, or within a layer.
 LAYERS = {
-    "_kernels": 0, "_costs": 0, "_dispatch": 1, "_workers": 1, "_boundary": 1, "_fft": 2,
-    "_separable": 2, "_channels": 2, "_winograd": 3, "_plan": 3, "_engine": 4,
+    "_kernels": 0, "_costs": 0, "_arguments": 0, "_dispatch": 1, "_workers": 1, "_boundary": 1,
+    "_fft": 2, "_separable": 2, "_channels": 2, "_winograd": 3, "_plan": 3, "_engine": 4,
 }  # fmt: skip
 FACE, USER = 5, 6
 USERS = {"__init__", "__main__", "_demo", "_images", "_learn", "nn", "optim", "plot", "interop"}

@@ -1,4 +1,4 @@
-"""Threads: the same bits for any number, the settings, the GIL, signals, fork, limits."""
+"""Threads: the same bits for any number, the settings, the GIL, many at once."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from memory import scratch
 
 import fastcorr
-from fastcorr import _workers
+from fastcorr import _workers, nn
 
 FUNCTIONS = ("correlate2d", "convolve2d")
 
@@ -157,6 +157,31 @@ def test_setting_is_of_the_process():
         assert pool.submit(fastcorr.get_workers).result() == 3
 
 
+def test_setting_and_asking_at_once():
+    """A number that was set, or the default; of interest without a GIL above all."""
+    found, stop = set(), threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            found.add(fastcorr.get_workers())
+
+    before = sys.getswitchinterval()
+    default = fastcorr.get_workers()
+    try:
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(2) as pool:
+            asking = [pool.submit(ask) for _ in range(2)]
+            for _ in range(20_000):
+                with fastcorr.set_workers(7):
+                    pass
+            stop.set()
+            for each in asking:
+                each.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert found <= {7, default}
+
+
 def test_counting_back_from_all():
     cpus = _workers._CPUS
     for n in range(1, cpus + 1):
@@ -209,11 +234,6 @@ def test_wrong_shape_is_told_whatever_the_workers():
 # ---------------------------------------------------------------- limits of the process
 
 
-def test_omp_num_threads():
-    script = "import fastcorr; print(fastcorr.get_workers())"
-    assert run(script, OMP_NUM_THREADS="1") == "1"
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
 def test_affinity():
     script = """
@@ -250,20 +270,6 @@ def test_control_group(quota, cpus, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert _workers._allowed_cpus() == (7 if cpus is None else cpus)
-
-
-def test_threadpoolctl():
-    pytest.importorskip("threadpoolctl")
-    script = """
-import fastcorr, threadpoolctl
-before = fastcorr.get_workers()
-with threadpoolctl.threadpool_limits(1, user_api="openmp"):
-    print(fastcorr.get_workers())
-print(fastcorr.get_workers() == before)
-"""
-    if not fastcorr.show_config("dicts")["openmp"]:
-        pytest.skip("built without OpenMP")
-    assert run(script).split() == ["1", "True"]
 
 
 def test_nothing_of_the_process_is_changed():
@@ -308,6 +314,7 @@ def half_done(call, out):
     return seen
 
 
+@pytest.mark.skipif(cases.NO_GIL, reason="there is no GIL")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_gil_is_released(workers):
     a, k = np.ones((1500, 1500)), np.ones((25, 25))
@@ -316,9 +323,10 @@ def test_gil_is_released(workers):
     def call():
         fastcorr.correlate2d(a, k, "same", "wrap", out=out, workers=workers)
 
-    assert any(half_done(call, out) for _ in range(10))
+    assert any(half_done(call, out) for _ in range(50))
 
 
+@pytest.mark.skipif(cases.NO_GIL, reason="there is no GIL")
 @pytest.mark.parametrize("needs", ["x", "k"])
 def test_gil_is_released_by_the_gradients(needs):
     """This thread wakes up again and again while another is in one long gradient.
@@ -336,7 +344,7 @@ def test_gil_is_released_by_the_gradients(needs):
     most = 0
     try:
         sys.setswitchinterval(1000)
-        for _ in range(10):
+        for _ in range(50):
             started.clear()
             done.clear()
             thread = threading.Thread(target=work)
@@ -354,62 +362,91 @@ def test_gil_is_released_by_the_gradients(needs):
     assert most > 10
 
 
-def test_many_threads_share_inputs(rng):
-    """500 calls at once on the same read-only arrays."""
-    a, b = cases.reals(rng, (61, 87), "d"), cases.reals(rng, (5, 4), "d")
-    for v in (a, b):
+def every_kernel(rng):
+    """Calls that together run every kernel, forward and back, on the same read-only operands:
+    functions of the number of workers, which return arrays."""
+    x, k, few = (cases.reals(rng, s, "f", 3) for s in ((130, 150), (9, 11), (2, 3)))
+    row = np.multiply.outer(k[:, 0], k[0])
+    d, stack = x.astype("d"), cases.reals(rng, (6, 40, 50), "f", 3)
+    photo, weight, taps = (
+        cases.reals(rng, s, "f", 3) for s in ((2, 16, 26, 26), (16, 16, 3, 3), (16, 1, 3, 3))
+    )
+    bias = cases.reals(rng, (16,), "f", 3)
+    image = cases.integers(rng, (40, 50), "B")
+    z, zk = x[:60, :70] + 1j * x[70:130, :70], few + 1j * few[::-1]
+    for v in (x, k, few, row, d, stack, photo, weight, taps, bias, image, z, zk):
         v.flags.writeable = False
-    rules = [*oracle.RULES, ("wrap", "fill")]
-    right = {r: fastcorr.correlate2d(a, b, "full", r).tobytes() for r in rules}
-    dy = fastcorr.correlate2d(a, b)
-    gradients = [v.tobytes() for v in fastcorr.correlate2d_vjp(dy, a, b)]
+    plan = fastcorr.plan_correlate2d(k, shape=x.shape, mode="same", boundary="wrap", method="fft")
+    layers = nn.Sequential(
+        nn.Conv2d(16, 8, 3, rng=0),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 144, 3, rng=0),
+    )
 
-    def call(n):
-        rule, workers = rules[n % len(rules)], n % 3 + 1
-        if n % 5 == 0:
-            got = fastcorr.correlate2d_vjp(dy, a, b, workers=workers)
-            return [v.tobytes() for v in got] == gradients
-        return fastcorr.correlate2d(a, b, "full", rule, workers=workers).tobytes() == right[rule]
+    def pair(function, *operands, **options):
+        """A function and its gradients."""
+        forward, vjp = getattr(fastcorr, function), getattr(fastcorr, function + "_vjp")
 
+        def call(workers):
+            y = forward(*operands, workers=workers, **options)
+            return [y, *vjp(y, *operands, workers=workers, **options)]
+
+        return call
+
+    def conv(function, weight, needs=("x", "weight", "bias"), **options):
+        forward, backward = getattr(fastcorr, function), getattr(fastcorr, function + "_backward")
+
+        def call(workers):
+            y = forward(photo, weight, bias, workers=workers, **options)
+            return [y, *backward(y, photo, weight, needs=needs, workers=workers, **options)]
+
+        return call
+
+    def infer(workers):
+        with nn.no_grad():
+            return [layers(photo)]
+
+    batch = {"axes": (-2, -1)}
+    return {
+        "direct": pair("correlate2d", x, k, "same", "symm", method="direct"),
+        "direct, complex": pair("convolve2d", z, zk, "full", "wrap"),
+        "direct, bytes": pair("correlate2d", image, image[:3, :4], "full"),
+        "direct, planes": pair("correlate2d", stack, few[None], "valid", **batch),
+        "separable": pair("correlate2d", x, row, "same", "mirror", method="separable"),
+        "transforms": pair("convolve2d", x, k, "full", "nearest", method="fft"),
+        "transforms, double": pair("correlate2d", d, k, "valid", method="fft"),
+        "plan": lambda workers: [plan(x, workers=workers)],
+        "choice": lambda workers: [
+            np.array(list(fastcorr.choose_method(x, row, workers=workers).seconds))
+        ],
+        "conv": conv("conv2d", weight, padding=1, method="direct"),
+        "conv, stride": conv("conv2d", weight, stride=2, padding_mode="reflect", padding=2),
+        "conv, dilation": conv("conv2d", weight[:, :8], groups=2, dilation=2),
+        "winograd": conv("conv2d", weight, padding=1, method="winograd"),
+        "winograd4": conv("conv2d", weight, padding=1, method="winograd4"),
+        "depthwise": conv("conv2d", taps, groups=16, padding=1),
+        "depthwise, stride": conv("conv2d", taps, groups=16, stride=2),
+        "transposed": conv("conv_transpose2d", weight, stride=2),
+        "layers": infer,
+        "receptive field": lambda workers: [
+            fastcorr.receptive_field_mask(layers[:3], (26, 26), (3, 4))
+        ],
+    }
+
+
+def test_many_threads_in_every_kernel(rng):
+    """500 calls at once on the same read-only operands, plan and layers."""
+    calls = list(every_kernel(rng).values())
+
+    def call(n, workers):
+        return [(v.shape, v.tobytes()) for v in calls[n % len(calls)](workers)]
+
+    right = [call(n, 1) for n in range(len(calls))]
     with ThreadPoolExecutor(10) as pool:
-        assert all(pool.map(call, range(500)))
-
-
-def test_ctrl_c():
-    """A signal ends a call that would take minutes, and the next call is right."""
-    script = """
-import signal, sys
-import numpy as np
-import fastcorr
-
-def interrupt(*_):
-    raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, interrupt)
-x, k = np.ones((4000, 4000)), np.ones((300, 300))
-more, row = np.broadcast_to(np.float32(1), (9000, 9000)), np.ones((1, 500), "f")
-for workers in (1, 2):
-    def same(x, k, method):
-        fastcorr.correlate2d(x, k, "same", method=method, workers=workers)
-
-    def gradient(name, x, method):
-        dy, taps = x[:x.shape[0] - 299, :x.shape[1] - 299], k.astype(x.dtype)
-        options = dict(needs=name, method=method, workers=workers)
-        fastcorr.correlate2d_vjp(dy, x, taps, "valid", **options)
-
-    for call in (lambda: same(x, k, "direct"),
-                 lambda: same(more, row, "separable"),
-                 lambda: same(more, row + row.T, "fft"),
-                 lambda: gradient("in1", x, "direct"),
-                 lambda: gradient("in2", x, "direct"),
-                 lambda: gradient("in2", more, "fft")):
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        try:
-            call()
-        except KeyboardInterrupt:
-            print("interrupted")
-        assert fastcorr.corr2d([[1, 2]], [[3]], workers=workers).tolist() == [[3, 6]]
-"""
-    assert run(script, timeout=120).split() == ["interrupted"] * 12
+        got = pool.map(lambda n: call(n, n % 4 + 1) == right[n % len(calls)], range(500))
+        assert all(got)
 
 
 # ---------------------------------------------------------------- scratch memory
@@ -442,67 +479,3 @@ def test_scratch_is_small_whatever_the_image(workers, dtype, x_shape, k_shape):
             return fastcorr.correlate2d_vjp(out, a, k, "same", "wrap", needs=needs, workers=workers)
 
         assert scratch(backward) < limit
-
-
-# ---------------------------------------------------------------- fork
-
-FORK = """
-import multiprocessing, os, sys, threading
-from concurrent.futures import ProcessPoolExecutor
-import numpy as np
-import fastcorr
-
-a, k = np.arange(90000.0).reshape(300, 300) % 7, np.ones((5, 5))
-right = fastcorr.correlate2d(a, k, "same", workers=1)
-
-def call(workers=2):
-    y = fastcorr.correlate2d(a, k, "same", workers=workers)
-    fastcorr.correlate2d_vjp(y, a, k, "same", workers=workers)
-    return bool((y == right).all())
-
-def in_child(check):
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if check() else 1)
-    assert os.waitpid(child, 0)[1] == 0
-
-def grandchild():
-    assert call()
-    in_child(call)
-    return call()
-
-if __name__ == "__main__":
-    in_child(call)                      # the parent has no threads yet
-    assert call()
-    in_child(call)
-    in_child(lambda: call(1))
-    in_child(grandchild)
-    assert call()
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    in_child(call)
-    context = multiprocessing.get_context("fork")
-    for _ in range(5):
-        with context.Pool(2) as pool:
-            assert pool.map(call, [2] * 4, chunksize=1) == [True] * 4
-        assert call()
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        assert list(pool.map(call, [2] * 4)) == [True] * 4
-    print("fine")
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_fork(tmp_path):
-    script = tmp_path / "fork.py"
-    script.write_text(FORK)
-    here = os.path.dirname(os.path.dirname(fastcorr.__file__))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout.strip() == "fine", done.stderr

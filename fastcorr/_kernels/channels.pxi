@@ -2,11 +2,7 @@
 included by conv.pyx and winograd.pyx, compiled for each lane type and instruction set as they are.
 """
 
-cdef enum:
-    ALIGN = 64
-
-
-# ---------------------------------------------------------------- sizes and scratch
+# ---------------------------------------------------------------- sizes
 
 cdef inline Py_ssize_t _ceil(Py_ssize_t i, Py_ssize_t m) noexcept nogil:
     """i / m rounded up."""
@@ -17,52 +13,9 @@ cdef inline Py_ssize_t _clip(Py_ssize_t i, Py_ssize_t lo, Py_ssize_t hi) noexcep
     return min(max(i, lo), hi)
 
 
-cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    return (n + m - 1) // m * m
-
-
 cdef inline Py_ssize_t _part(Py_ssize_t n, Py_ssize_t parts, Py_ssize_t number) noexcept nogil:
     """Where part `number` of n things begins, shared out as evenly as can be."""
     return n // parts * number + min(n % parts, number)
-
-
-cdef void *_allocate(Py_ssize_t lanes) except NULL:
-    cdef void *base = PyMem_RawMalloc(lanes * sizeof(T) + ALIGN)
-    if base == NULL:
-        raise MemoryError("no memory for the scratch of fastcorr's workers")
-    return base
-
-
-cdef inline T *_aligned(void *base) noexcept nogil:
-    return <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
-
-
-# ---------------------------------------------------------------- tasks
-
-ctypedef void (*Task)(const void *job, Py_ssize_t number, T *scratch) noexcept nogil
-
-# Multiply-adds of a worker between looks for Ctrl-C (some ms).
-cdef double _MACS_PER_CHECK = 2.5e7 * V
-
-
-cdef int _each(
-    Task task, const void *job, Py_ssize_t total, double macs, Py_ssize_t least, T *scratch,
-    Py_ssize_t room, int workers,
-) except -1:
-    """task(job, number, the worker's scratch) for all numbers below `total`, which take so many
-    multiply-adds; looks for Ctrl-C between, after `least` tasks a worker or more."""
-    cdef Py_ssize_t t, start = 0, stop, step
-    step = <Py_ssize_t> min(_MACS_PER_CHECK / (macs + 1) * total * workers, total)
-    step = max(step, least * workers)
-    while start < total:
-        stop = min(start + step, total)
-        for t in prange(start, stop, nogil=True, schedule="dynamic", num_threads=workers,
-                        use_threads_if=workers > 1):
-            task(job, t, scratch + threadid() * room)
-        if stop < total:
-            PyErr_CheckSignals()
-        start = stop
-    return 0
 
 
 # ---------------------------------------------------------------- images

@@ -33,9 +33,6 @@ number of workers.
 Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
 """
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
@@ -52,6 +49,7 @@ cdef enum:
 LANES = V
 ROWS = M_MAX
 
+include "tasks.pxi"
 include "channels.pxi"
 
 
@@ -343,8 +341,9 @@ cdef inline void _pack_panel(
             dst += rows * nb
 
 
-cdef void _pack_weights(const Job *job, Py_ssize_t number) noexcept nogil:
+cdef void _pack_weights(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """One panel of one group; or, where rows lie closer than channels, one chunk of one group."""
+    cdef const Job *job = <const Job *> given
     cdef Py_ssize_t group, n, c, p, m0, rows, depth, k0 = 0
     cdef const cnp.intp_t *ch
     if job.by_chunk:
@@ -723,7 +722,7 @@ def conv(
 ):
     """y = x correlated with w, plus bias.  Complex: channels, rows of w, bias count re and im."""
     cdef Job job
-    cdef Py_ssize_t n, t, total, size = sizeof(T)
+    cdef Py_ssize_t n, total, size = sizeof(T)
     cdef int comps = cnp.PyArray_ITEMSIZE(x) // size
     cdef double macs
     cdef void *base = NULL
@@ -755,24 +754,48 @@ def conv(
     job.parts = (job.M + M_TASK - 1) // M_TASK
     if total * job.parts < 4 * workers and workers > 1:
         job.parts = min(job.panels, _ceil(4 * workers, total))
+    macs = <double> job.y.N * job.y.H * job.y.W * job.groups * job.M * job.K
+    if macs > _MOST_MACS * total * job.parts:
+        job.parts = min(job.panels, <Py_ssize_t> (macs / (_MOST_MACS * total)) + 1)
     total *= job.parts
     if total == 0:
         return
     job.room = _room(&job)
-    macs = <double> job.y.N * job.y.H * job.y.W * job.groups * job.M * job.K
     try:
         packed = _allocate(job.groups * job.K * job.M)
         base = _allocate(job.room.total * workers)
         job.packed = _aligned(packed)
-        for t in prange(job.groups * (job.n_chunks if job.by_chunk else job.panels), nogil=True,
-                        schedule="static", num_threads=workers, use_threads_if=workers > 1):
-            _pack_weights(&job, t)
+        _each(_pack_weights, &job, job.groups * (job.n_chunks if job.by_chunk else job.panels),
+              8.0 * job.groups * job.K * job.M, 4, 1, NULL, 0, workers)
         if job.bias != NULL:
             _pack_bias(&job)
-        _each(_task, &job, total, macs, 4, _aligned(base), job.room.total, workers)
+        _each(_task, &job, total, macs, 4, 1, _aligned(base), job.room.total, workers)
     finally:
         PyMem_RawFree(base)
         PyMem_RawFree(packed)
+
+
+cdef struct TurnJob:
+    const T *src                # (·, M, C, kh, kw)
+    T *dst                      # (·, kh, kw, M, C)
+    Py_ssize_t ws[5]
+    Py_ssize_t M
+    Py_ssize_t C
+    Py_ssize_t kh
+    Py_ssize_t kw
+
+
+cdef void _turn_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
+    cdef const TurnJob *job = <const TurnJob *> given
+    cdef Py_ssize_t a, group = number // job.M, m = number % job.M, width = job.M * job.C
+    cdef const T *src = job.src + group * job.ws[0] + m * job.ws[1]
+    cdef T *dst = job.dst + (group * job.kh * job.kw * job.M + m) * job.C
+    if job.ws[3] == job.kw * job.ws[4]:
+        _transpose(src, job.ws[2], job.ws[4], job.C, job.kh * job.kw, dst, width)
+        return
+    for a in range(job.kh):
+        _transpose(src + a * job.ws[3], job.ws[2], job.ws[4], job.C, job.kw,
+                   dst + a * job.kw * width, width)
 
 
 def taps_first(
@@ -781,29 +804,14 @@ def taps_first(
     int workers,
 ):
     """The same weights with the taps outermost: phases of the stride read them several times."""
-    cdef Py_ssize_t M = w.shape[1], C = w.shape[2], kh = w.shape[3], kw = w.shape[4], t
-    cdef Py_ssize_t ws[5]
-    cdef Py_ssize_t size = sizeof(T), total = w.shape[0] * M
-    cdef const T *src = <const T *> cnp.PyArray_DATA(w)
-    cdef T *dst = <T *> cnp.PyArray_DATA(out)
-    for t in range(5):
-        ws[t] = w.strides[t] // size
-    for t in prange(total, nogil=True, schedule="static", num_threads=workers,
-                    use_threads_if=workers > 1):
-        _turn(src + t // M * ws[0] + t % M * ws[1], ws, C, kh, kw,
-              dst + (t // M * kh * kw * M + t % M) * C, M * C)
-
-
-cdef void _turn(
-    const T *src, const Py_ssize_t *ws, Py_ssize_t C, Py_ssize_t kh, Py_ssize_t kw, T *dst,
-    Py_ssize_t width,
-) noexcept nogil:
-    cdef Py_ssize_t a
-    if ws[3] == kw * ws[4]:
-        _transpose(src, ws[2], ws[4], C, kh * kw, dst, width)
-        return
-    for a in range(kh):
-        _transpose(src + a * ws[3], ws[2], ws[4], C, kw, dst + a * kw * width, width)
+    cdef TurnJob job
+    cdef Py_ssize_t n, size = sizeof(T)
+    job.M, job.C, job.kh, job.kw = w.shape[1], w.shape[2], w.shape[3], w.shape[4]
+    job.src = <const T *> cnp.PyArray_DATA(w)
+    job.dst = <T *> cnp.PyArray_DATA(out)
+    for n in range(5):
+        job.ws[n] = w.strides[n] // size
+    _each(_turn_task, &job, w.shape[0] * job.M, 8.0 * w.size, 4, 1, NULL, 0, workers)
 
 
 # ---------------------------------------------------------------- gradient to the weight
@@ -821,7 +829,9 @@ cdef struct GradJob:
     Py_ssize_t m_parts          # tasks that share the rows m, the channels, the rows of taps
     Py_ssize_t c_parts
     Py_ssize_t a_parts
-    Py_ssize_t slabs            # of blocks of pixels: one partial sum each
+    Py_ssize_t slabs            # of blocks of pixels: one partial sum each,
+    Py_ssize_t waves            # taken in so many parts, of which this is the one
+    Py_ssize_t wave
     Py_ssize_t tile[3]
     Py_ssize_t tiles[3]
     Py_ssize_t ka
@@ -981,7 +991,7 @@ cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept 
     cdef const GradJob *job = <const GradJob *> given
     cdef Py_ssize_t group, slab, ap, n, r, a, b, c, m, p, t, m0, m1, c0, c1, mi, panels, blocks
     cdef Py_ssize_t rows, row_slots, col_slots, plane, width, width_all, table_ld, lane, at
-    cdef Py_ssize_t first, last, done, here, pixels, n0
+    cdef Py_ssize_t first, last, done, here, pixels, n0, n1
     cdef Block block
     cdef T *xs = scratch
     cdef T *gs = xs + job.room_x
@@ -1011,7 +1021,10 @@ cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept 
 
     blocks = job.tiles[0] * job.tiles[1] * job.tiles[2]
     n0 = _part(blocks, job.slabs, slab)
-    for n in range(n0, _part(blocks, job.slabs, slab + 1)):
+    n = _part(blocks, job.slabs, slab + 1) - n0
+    n1 = n0 + _part(n, job.waves, job.wave + 1)
+    n0 += _part(n, job.waves, job.wave)
+    for n in range(n0, n1):
         block.j0 = n % job.tiles[2] * job.tile[2]
         block.i0 = n // job.tiles[2] % job.tiles[1] * job.tile[1]
         block.n0 = n // (job.tiles[2] * job.tiles[1]) * job.tile[0]
@@ -1079,12 +1092,17 @@ cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept 
                 for b in range(job.runs[2 * r], job.runs[2 * r + 1]):
                     at = (b - job.runs[2 * r]) * (width if job.merged
                                                   else _round_up(c1 - c0, 2 * V))
-                    if job.ka * job.kb == 1:
+                    if job.ka * job.kb == 1 and job.wave == 0:
                         _copy(table + lane + at, c1 - c0, dst + c0)
                         continue
-                    for c in range(c0, c1):
-                        dst[(c * job.ka + job.rows.blocks[4 * ap] + a) * job.kb + b] = (
-                            table[lane + at + c - c0])
+                    src = table + lane + at
+                    t = (c0 * job.ka + job.rows.blocks[4 * ap] + a) * job.kb + b
+                    if job.wave == 0:
+                        for c in range(c1 - c0):
+                            dst[t + c * job.ka * job.kb] = src[c]
+                    else:
+                        for c in range(c1 - c0):
+                            dst[t + c * job.ka * job.kb] += src[c]
                 lane += _lanes(job, r, c1 - c0)
 
 
@@ -1152,8 +1170,12 @@ def conv_weight_grad(
                 + _round_up(job.tile[0] * job.tile[1] * sizeof(Py_ssize_t) // sizeof(T) + 1, ALIGN))
     macs = <double> job.g.N * job.g.H * job.g.W * job.groups * job.M * job.C * job.ka * job.kb
     base = _allocate(job.room * workers)
+    n = job.tiles[0] * job.tiles[1] * job.tiles[2] // job.slabs
+    job.waves = _waves(macs / total, n)
     try:
-        _each(_grad_task, &job, total, macs, 1, _aligned(base), job.room, workers)
+        for job.wave in range(job.waves):
+            _each(_grad_task, &job, total, macs / job.waves, 1, 1, _aligned(base), job.room,
+                  workers)
     finally:
         PyMem_RawFree(base)
 

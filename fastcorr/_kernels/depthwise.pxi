@@ -49,6 +49,8 @@ cdef struct Apart:
     Py_ssize_t room_y
     double *out                 # gradient to the weight (slabs, channels, kernel)
     Py_ssize_t slabs
+    Py_ssize_t waves            # parts of slabs, of which this is the one
+    Py_ssize_t wave
     Py_ssize_t kernel[2]
 
 
@@ -320,7 +322,7 @@ def depthwise(
     macs = <double> job.y.N * job.channels * job.n[0] * job.n[1] * job.taps
     base = _allocate(room * workers)
     try:
-        _each(_apart_task, &job, total, macs, 4, _aligned(base), room, workers)
+        _each(_apart_task, &job, total, macs, 4, 1, _aligned(base), room, workers)
     finally:
         PyMem_RawFree(base)
 
@@ -435,7 +437,8 @@ cdef void _apart_grad_task(const void *given, Py_ssize_t number, T *scratch) noe
     cdef const Apart *job = <const Apart *> given
     cdef Py_ssize_t c, c0, channels, a, b, k, n, row_slots, col_slots, blocks, width = 2 * V
     cdef Py_ssize_t kh = job.kernel[0], kw = job.kernel[1], slabs = job.slabs
-    cdef Py_ssize_t slab = number % slabs, group = number // slabs
+    cdef Py_ssize_t slab = number % slabs, group = number // slabs, first, last
+    cdef double *out
     cdef Block block, source
     cdef T *gs = scratch + job.room_x
     cdef Py_ssize_t *off0 = <Py_ssize_t *> (gs + job.room_y)
@@ -443,10 +446,16 @@ cdef void _apart_grad_task(const void *given, Py_ssize_t number, T *scratch) noe
     cdef double *sums = <double *> (off1 + kw)
     c0 = group * width
     channels = min(job.channels - c0, width)
-    for k in range(kh * kw * width):
-        sums[k] = 0
+    out = job.out + (slab * job.channels + c0) * kh * kw
+    for c in range(width):
+        for k in range(kh * kw):
+            sums[k * width + c] = out[c * kh * kw + k] if job.wave and c < channels else 0
     blocks = job.tiles[1] * job.tiles[2]
-    for n in range(_part(job.y.N, slabs, slab) * blocks, _part(job.y.N, slabs, slab + 1) * blocks):
+    first = _part(job.y.N, slabs, slab) * blocks
+    n = _part(job.y.N, slabs, slab + 1) * blocks - first
+    last = first + _part(n, job.waves, job.wave + 1)
+    first += _part(n, job.waves, job.wave)
+    for n in range(first, last):
         k = (n // blocks * job.tiles[0] + group) * blocks + n % blocks
         _apart_block(job, k, &block, &source)
         row_slots = _slots(&job.rows, 0, source.ni)
@@ -465,7 +474,7 @@ cdef void _apart_grad_task(const void *given, Py_ssize_t number, T *scratch) noe
             k += V
     for c in range(channels):
         for k in range(kh * kw):
-            job.out[(slab * job.channels + c0 + c) * kh * kw + k] = sums[k * width + c]
+            out[c * kh * kw + k] = sums[k * width + c]
 
 
 def depthwise_weight_grad(
@@ -493,7 +502,10 @@ def depthwise_weight_grad(
     room = _round_up(job.room_x + job.room_y + room * 8 // size, ALIGN)
     macs = <double> job.y.N * job.channels * job.y.H * job.y.W * kh * kw
     base = _allocate(room * workers)
+    job.waves = _waves(macs / total, job.y.N // job.slabs * job.tiles[1] * job.tiles[2])
     try:
-        _each(_apart_grad_task, &job, total, macs, 1, _aligned(base), room, workers)
+        for job.wave in range(job.waves):
+            _each(_apart_grad_task, &job, total, macs / job.waves, 1, 1, _aligned(base), room,
+                  workers)
     finally:
         PyMem_RawFree(base)

@@ -20,9 +20,6 @@ the bits.
 Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
 """
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree
-from cython.parallel cimport prange, threadid
 
 from fastcorr._kernels.boundary cimport FILL, MIRROR, NEAREST, SYMM, WRAP
 from fastcorr._kernels.simd cimport (
@@ -30,6 +27,7 @@ from fastcorr._kernels.simd cimport (
     vstore, vswap, vturn, vzero,
 )
 
+include "tasks.pxi"
 # Plane, _gather and _scatter: how images are read and written.
 include "image.pxi"
 
@@ -418,6 +416,8 @@ cdef void _layout(Job *job, int n) noexcept nogil:
     """What can be read in place; tiles that suit the caches and n workers."""
     cdef Py_ssize_t rows = job.y.H, cols = job.y.W, lane = sizeof(T)
     cdef Py_ssize_t ka = min(job.ka, KA), kb = min(job.kb, KB), macs
+    cdef Py_ssize_t lanes = max(V // job.comps, 1)
+    cdef double taps = <double> ROWS * job.ka * job.kb * job.comps * job.comps
     cdef bint in_place
     job.i0 = min(max(-job.o0, 0), rows)
     job.j0 = min(max(-job.o1, 0), cols)
@@ -437,6 +437,9 @@ cdef void _layout(Job *job, int n) noexcept nogil:
     elif ka <= LOW:
         job.tw = STREAM // lane
     job.tw = min(max(job.tw // (4 * V) * 4 * V, 8 * V) // job.comps, cols)
+    # Of millions of taps: narrower, for Ctrl-C waits until a tile is done.
+    while job.tw >= 2 * lanes and job.tw * taps > _MOST_MACS:
+        job.tw = job.tw // 2 // lanes * lanes
     # The last tile of a row takes in a remainder of less than a vector.
     job.across = max((cols + job.tw - V // job.comps) // job.tw, 1)
     # Height: work enough for a task, tasks enough for the workers, scratch within L2.
@@ -521,8 +524,9 @@ cdef void _gathered(
         j += cols
 
 
-cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """Compute one tile of one plane."""
+    cdef const Job *job = <const Job *> given
     cdef Plane x = job.x, y = job.y
     cdef const T *k = job.k
     cdef const cnp.intp_t *offset = job.planes + number // job.tiles * 3
@@ -556,11 +560,6 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
         _gathered(job, &x, &y, k, a0, a1, b1, j1, scratch)
 
 
-# Multiply-adds of a worker between looks for Ctrl-C (some ms) and visits to the queue of tasks.
-cdef double _MACS_PER_CHECK = 2.5e7 * V
-cdef double _MACS_PER_GRAB = 1e4 * V
-
-
 def correlate(
     cnp.ndarray x not None,         # IN   (…, H, W), any layout and dtype
     cnp.ndarray k not None,         # IN   (…, kh, kw), C-contiguous, of y's dtype; lanes for bytes
@@ -573,7 +572,7 @@ def correlate(
 ):
     """y = x correlated with k, plane by plane."""
     cdef Job job
-    cdef Py_ssize_t total, start, stop, step, grab, room, t
+    cdef Py_ssize_t total, grab, room
     cdef double macs
     cdef T *scratch
     cdef void *base = NULL
@@ -600,29 +599,16 @@ def correlate(
     if workers > 1 or room * <Py_ssize_t> sizeof(T) > STACK - ALIGN:
         base = _allocate(room * workers)
         scratch = <T *> base
-    scratch = <T *> ((<size_t> scratch + ALIGN - 1) // ALIGN * ALIGN)
+    scratch = _aligned(scratch)
     if total == 1 and macs < 10000:
         _task(&job, 0, scratch)
         PyMem_RawFree(base)
         return
-    grab = <Py_ssize_t> max(min(_MACS_PER_GRAB / macs, total // (4.0 * workers)), 1.0)
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / macs * workers, total), 4 * workers)
+    grab = _grab(macs, total, workers)
+    # A plane narrower than a vector costs as much as one.
+    macs *= max(<double> V / (job.y.W * job.comps), 1.0)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                if workers == 1:    # half a microsecond less than a team of one
-                    for t in range(start, stop):
-                        _task(&job, t, scratch)
-                else:
-                    for t in prange(start, stop, schedule="dynamic", chunksize=grab,
-                                    num_threads=workers):
-                        _task(&job, t, scratch + threadid() * room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        _each(_task, &job, total, macs * total, 1, grab, scratch, room, workers)
     finally:
         PyMem_RawFree(base)
 
@@ -884,14 +870,17 @@ cdef struct GradJob:
     Py_ssize_t o1
     int comps
     const cnp.intp_t *planes
-    Py_ssize_t slabs        # of rows of g; one partial sum each
+    Py_ssize_t slabs        # of rows of g; one partial sum each,
+    Py_ssize_t waves        # taken in so many parts, of which this is the one
+    Py_ssize_t wave
     Py_ssize_t na           # blocks of taps
     Py_ssize_t nb
     Py_ssize_t room_x
 
 
-cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """One block of taps over one slab of rows of one plane."""
+    cdef const GradJob *job = <const GradJob *> given
     cdef Plane x = job.x, g = job.g
     cdef Py_ssize_t comps = job.comps, plane, slab, i, j, a0, b0, a, b, la, lb, na, nb
     cdef Py_ssize_t rows, cols, width, tail, xs, gs, i1, j0, xi, xj
@@ -911,6 +900,9 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
     table = job.table + ((number * job.ka + a0) * job.kb + b0) * comps
     i1 = g.H * (slab + 1) // job.slabs
     i = g.H * slab // job.slabs
+    a = (i1 - i + GRAD_ROWS - 1) // GRAD_ROWS       # whole blocks of rows: the sums stay the same
+    i1 = min(i + a * (job.wave + 1) // job.waves * GRAD_ROWS, i1)
+    i += a * job.wave // job.waves * GRAD_ROWS
     while i < i1:
         rows = min(i1 - i, GRAD_ROWS)
         j0 = 0
@@ -967,9 +959,8 @@ def correlate_kernel_grad(
 ):
     """table[p, s] = kernel gradient of plane p over slab s of the rows of g."""
     cdef GradJob job
-    cdef Py_ssize_t total, start, stop, step, room, t
+    cdef Py_ssize_t total, room
     cdef double macs
-    cdef T *scratch
     cdef void *base
     job.x = _plane(x, bound0, bound1, fill)
     job.g = _plane(g, FILL, FILL, fill)
@@ -992,21 +983,12 @@ def correlate_kernel_grad(
     job.room_x = _round_up(job.room_x, ALIGN)
     room = job.room_x + _round_up(GRAD_ROWS * (GRAD_LANES + V), ALIGN)
     macs = (<double> job.g.H * job.g.W * job.ka * job.kb * job.comps * job.comps
-            / (job.slabs * job.na * job.nb))
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / (macs + 1) * workers, total), workers)
+            / (job.slabs * job.na * job.nb)) * max(<double> V / (job.g.W * job.comps + 1), 1.0)
+    job.waves = _waves(macs, job.g.H // job.slabs // GRAD_ROWS)
     base = _allocate(room * workers)
-    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _grad_task(&job, t, scratch + threadid() * room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        for job.wave in range(job.waves):
+            _each(_grad_task, &job, total, macs / job.waves * total, 1, 1, _aligned(base), room,
+                  workers)
     finally:
         PyMem_RawFree(base)

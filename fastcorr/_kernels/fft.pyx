@@ -37,10 +37,7 @@ Bits depend on the shapes, the type and the values, never on layout or workers.
 Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
 """
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree
-from cython.parallel cimport prange, threadid
-from libc.math cimport sqrt
+from libc.math cimport fabs, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
@@ -49,6 +46,7 @@ from fastcorr._kernels.simd cimport (
     ACC, T, V, vabs, vec, vfirst, vlane, vless, vload, vmin, vsecond, vsplat, vstore, vzero,
 )
 
+include "tasks.pxi"
 include "image.pxi"
 
 cdef enum:
@@ -413,6 +411,8 @@ cdef inline void _turn(const T *src, Py_ssize_t s, T *dst, Py_ssize_t d) noexcep
 # What decides whether a kernel may be applied by transforms; made by `limits` of _fft.py.
 cdef struct Limits:
     double error            # largest error of an output, per root mean square of the tile
+    double bright           # and per its largest element, near which errors gather
+    double near             # and per the output itself, of integers
     double bound            # error allowed, per sum of |x| |k|
     double positive         # no element is negative
     double integer          # all elements are integers
@@ -604,6 +604,7 @@ cdef void _put(
 
 cdef struct Census:
     double squares          # their sum
+    double largest          # of their magnitudes
     bint positive           # no element is negative
     bint integer            # all elements are integers, and exact as such
 
@@ -620,10 +621,11 @@ cdef inline void _look(
 ) noexcept nogil:
     """Of `rows` rows of z, 2 V lanes at a time."""
     cdef Py_ssize_t _i, j, q
-    cdef vec v, w, s0 = vzero(), s1 = vzero(), least = vzero(), odd = vzero()
+    cdef vec v, w, s0 = vzero(), s1 = vzero(), least = vzero(), odd = vzero(), minus = vzero()
     for _i in range(rows):
         for q in range(lanes // (2 * V)):
             v, w = vload(z + 2 * V * q), vload(z + 2 * V * q + V)
+            minus = vmin(vmin(vzero() - vabs(v), vzero() - vabs(w)), minus)
             s0 = s0 + v * v
             s1 = s1 + w * w
             if signs:
@@ -631,7 +633,9 @@ cdef inline void _look(
             if integers:
                 odd = odd + (vabs(v - _rounded(v)) + vabs(w - _rounded(w)))
         z += ld
+    c.largest = 0
     for j in range(V):
+        c.largest = max(c.largest, <double> -vlane(minus, j))
         c.squares += <double> vlane(s0, j) + vlane(s1, j)
         c.positive = c.positive and vlane(least, j) >= 0
         c.integer = c.integer and vlane(odd, j) == 0
@@ -770,17 +774,35 @@ cdef void _round(T *z, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t lanes) noexcep
             vstore(z + i * ld + j, _rounded(vload(z + i * ld + j)))
 
 
+cdef double _largest(
+    const T *z, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t n1, int comps,
+) noexcept nogil:
+    """Of the magnitudes of rows x cols outputs, of their parts."""
+    cdef double largest = 0
+    cdef Py_ssize_t i, j, part
+    for part in range(comps):
+        for i in range(rows):
+            for j in range(cols):
+                largest = max(largest, fabs(<double> z[i * ld + part * n1 + j]))
+    return largest
+
+
 # ---------------------------------------------------------------- correlation
 
 cdef enum Verdict:
     REFUSED, ALLOWED, SURVEYED, BY_RESULT, TO_INTEGERS
 
 
+cdef double _error(const Limits *k, const Census *c, double rms) noexcept nogil:
+    """Of an output of a pair of tiles that is dark itself."""
+    return k.error * rms + k.bright * c.largest
+
+
 cdef Verdict _verdict(
     const Job *job, const Limits *k, const Census *c, double rms,
 ) noexcept nogil:
     """How to see to it that the errors of a pair of tiles stay within the direct sum's bound."""
-    cdef double error = k.error * rms
+    cdef double error = _error(k, c, rms)
     if not job.checked:
         return ALLOWED
     if k.integer != 0 and c.integer:
@@ -810,9 +832,10 @@ cdef bint _allows(
 
 cdef void _finish(
     const Job *job, T *z, Py_ssize_t pair, const cnp.intp_t *plane, Verdict verdict,
-    double error, double bound, uint8_t *failed,
+    double error, const Limits *limits, uint8_t *failed,
 ) noexcept nogil:
     """Put a pair of tiles into y, rounded if they are to be; mark what the result forbids."""
+    cdef double bound = limits.bound
     cdef Plane y = job.y
     cdef Py_ssize_t n1 = job.cols.n, t0 = job.rows.n - job.ka + 1, t1 = n1 - job.kb + 1
     cdef Py_ssize_t part, tile, i, j, m, n, rows, cols
@@ -827,6 +850,8 @@ cdef void _finish(
         i, j = tile // job.across * t0, tile % job.across * t1
         rows, cols = min(t0, y.H - i), min(t1, y.W - j)
         if verdict == TO_INTEGERS:
+            if not error + limits.near * _largest(p, job.ld, rows, cols, n1, job.comps) < 1 / 8.0:
+                memset(failed + tile * job.down * job.wide, 1, job.down * job.wide)
             _round(p, job.ld, rows, _round_up(cols, V))
             if job.comps == 2:
                 _round(p + n1, job.ld, rows, _round_up(cols, V))
@@ -848,8 +873,9 @@ cdef void _refuse(const Job *job, Py_ssize_t pair, uint8_t *failed) noexcept nog
     memset(failed + first * size, 1, n * size)
 
 
-cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """A pair of tiles of one image, for every kernel of a bank."""
+    cdef const Job *job = <const Job *> given
     cdef Plane x = job.x
     cdef Py_ssize_t group = number // job.pairs, pair = number % job.pairs
     cdef const cnp.intp_t *plane = job.planes + 3 * job.bank * group
@@ -887,7 +913,7 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
         for k in range(job.bank):
             if census.squares == 0 and _nothing(z, job.ld, n0, 2 * n1):
                 # As it is: rounding would leave zeros of either sign.
-                _finish(job, z, pair, plane + 3 * k, ALLOWED, 0, 0, failed)
+                _finish(job, z, pair, plane + 3 * k, ALLOWED, 0, job.limits, failed)
             else:
                 _refuse(job, pair, failed + k * job.tiles * size)
         return
@@ -898,7 +924,9 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
         refused[k] = verdict == REFUSED
         if verdict == SURVEYED:
             balance = 0
-            need = limits.error / (limits.bound * limits.large * SMALL)
+            # Of _error, per rms: tiny numbers do not underflow here.
+            need = ((limits.error + limits.bright * (census.largest / rms))
+                    / (limits.bound * limits.large * SMALL))
             for part in range(3 - job.comps):
                 tile = pair if job.comps == 2 else 2 * pair + part
                 if tile < job.tiles:
@@ -936,7 +964,7 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
             _rows_out(z + i * job.ld, job.ld, &job.cols, buf, needed)
         _columns(z, &job.rows, job.ld, n1, needed, True)
         _finish(job, z, pair, plane + 3 * k, _verdict(job, limits, &census, rms),
-                limits.error * rms, limits.bound, failed + k * job.tiles * size)
+                _error(limits, &census, rms), limits, failed + k * job.tiles * size)
 
 
 cdef Axis _axis(cnp.ndarray radices, cnp.ndarray table):
@@ -968,7 +996,7 @@ def spectrum(
     cdef double *peaks = <double *> cnp.PyArray_DATA(peak)
     cdef T scale = <T> (1.0 / (<double> n0 * n1)), negative = -scale
     cdef void *base = _allocate(n0 * ld)
-    cdef T *z = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
+    cdef T *z = _aligned(base)
     cdef vec re, im, least, plus = vsplat(&scale), minus = vsplat(&negative)
     with nogil:
         for n in range(cnp.PyArray_DIM(k, 0)):
@@ -1017,14 +1045,15 @@ def block(Py_ssize_t n, Py_ssize_t least):
     return (least + cell(n) - 1) // cell(n) * cell(n)
 
 
-# Elements of tiles that a worker transforms between looks for Ctrl-C: some ms.
-cdef double _ELEMENTS_PER_CHECK = 1e6 * V
+# Multiply-adds that take as long as an element of a tile: 3e6 elements take some ten ms, whatever
+# the length of vectors, since memory is what most of the time goes to.
+cdef double _MACS = _MACS_PER_CHECK / 3e6
 
 
 def correlate(
     cnp.ndarray x not None,             # IN   (…, H, W), any layout and dtype
     cnp.ndarray factors not None,       # IN   spectra of the kernels, as `spectrum` makes them
-    cnp.ndarray limits not None,        # IN   (kernels, 5) float64: `Limits` of each
+    cnp.ndarray limits not None,        # IN   (kernels, 7) float64: `Limits` of each
     cnp.ndarray ramps not None,         # IN   (kernels, kh + 1, kw + 1) int32: see `Job`
     cnp.ndarray y not None,             # OUT  (…, oh, ow), aligned, native
     Py_ssize_t ka, Py_ssize_t kb,       # the kernels' shape
@@ -1044,8 +1073,7 @@ def correlate(
 ):
     """y = x correlated with the kernels, plane by plane, but for what is marked in `failed`."""
     cdef Job job
-    cdef Py_ssize_t total, start, stop, step, room, t, n0, n1
-    cdef T *scratch
+    cdef Py_ssize_t total, room, t, n0, n1
     cdef void *base
     job.x = _plane(x, bound0, bound1, fill)
     job.y = _plane(y, FILL, FILL, fill)
@@ -1077,29 +1105,19 @@ def correlate(
     workers = min(workers, total)
     room = n0 * job.ld + _buffer(n1) + (2 * n0 * n1 if bank > 1 else 0) + bank
     room = _round_up(room, ALIGN)
-    step = <Py_ssize_t> max(_ELEMENTS_PER_CHECK / (<double> n0 * n1 * bank), 1.0) * workers
     base = _allocate(room * workers)
-    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                if workers == 1:
-                    for t in range(start, stop):
-                        _task(&job, t, scratch)
-                else:
-                    for t in prange(start, stop, schedule="dynamic", num_threads=workers):
-                        _task(&job, t, scratch + threadid() * room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        _each(_task, &job, total, _MACS * n0 * n1 * bank * total, 1, 1, _aligned(base), room,
+              workers)
     finally:
         PyMem_RawFree(base)
 
 
 # ---------------------------------------------------------------- kernel gradient
+
+cdef enum:
+    MOST_AT_ONCE = 8 * 300_000      # elements of pairs of tiles, in a part of a slab
+
 
 cdef struct GradJob:
     Plane x
@@ -1117,7 +1135,9 @@ cdef struct GradJob:
     Py_ssize_t across
     Py_ssize_t tiles
     Py_ssize_t slabs        # of pairs of tiles; each is transformed back once
-    Py_ssize_t pairs        # in a slab
+    Py_ssize_t pairs        # in a slab,
+    Py_ssize_t here         # taken so many at a time: this is the part
+    Py_ssize_t wave
     uint8_t *failed
     double unit             # error of a sum, per norm of x and of g
     double bound            # error allowed, per sum of |x| |g| and term
@@ -1139,13 +1159,14 @@ cdef Py_ssize_t _small_ones(
     return n
 
 
-cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _grad_task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """One slab of pairs of tiles of one plane."""
+    cdef const GradJob *job = <const GradJob *> given
     cdef Plane x = job.x, g = job.g
     cdef Py_ssize_t plane = number // job.slabs, slab = number % job.slabs
     cdef Py_ssize_t n0 = job.rows.n, n1 = job.cols.n, ld = job.ld
     cdef Py_ssize_t t0 = n0 - job.ka + 1, t1 = n1 - job.kb + 1, small, terms, pixels
-    cdef Py_ssize_t pair, part, tile, i, j, q, rows, cols
+    cdef Py_ssize_t pair, last, part, tile, i, j, q, rows, cols
     cdef T *zx = scratch
     cdef T *zg = zx + n0 * ld
     cdef T *total = zg + n0 * ld
@@ -1161,7 +1182,11 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
     x.data += job.planes[3 * plane]
     g.data += job.planes[3 * plane + 1]
     memset(total, 0, 2 * n0 * n1 * sizeof(T))
-    for pair in range(slab * job.pairs, (slab + 1) * job.pairs):
+    if job.failed[number]:
+        return
+    pair = slab * job.pairs + job.wave * job.here
+    last = min(pair + job.here, (slab + 1) * job.pairs)
+    for pair in range(pair, last):
         small = terms = pixels = 0
         for part in range(3 - job.comps):
             tile = pair if job.comps == 2 else 2 * pair + part
@@ -1238,10 +1263,10 @@ cdef void _grad_task(const GradJob *job, Py_ssize_t number, T *scratch) noexcept
     for i in range(job.ka):
         for j in range(job.kb):
             if job.comps == 1:
-                table[i * job.kb + j] = zx[i * ld + j]
+                table[i * job.kb + j] += zx[i * ld + j]
             else:       # conjugated: this is the sum of x times conj(g)
-                table[2 * (i * job.kb + j)] = zx[i * ld + j]
-                table[2 * (i * job.kb + j) + 1] = -zx[i * ld + n1 + j]
+                table[2 * (i * job.kb + j)] += zx[i * ld + j]
+                table[2 * (i * job.kb + j) + 1] -= zx[i * ld + n1 + j]
 
 
 def correlate_kernel_grad(
@@ -1261,8 +1286,7 @@ def correlate_kernel_grad(
 ):
     """table[p, s] = kernel gradient of plane p over slab s of the tiles of g."""
     cdef GradJob job
-    cdef Py_ssize_t total, start, stop, step, room, t, n0, n1
-    cdef T *scratch
+    cdef Py_ssize_t total, room, n0, n1
     cdef void *base
     job.x = _plane(x, bound0, bound1, fill)
     job.g = _plane(g, FILL, FILL, fill)
@@ -1285,20 +1309,12 @@ def correlate_kernel_grad(
     workers = min(workers, total)
     room = 2 * n0 * job.ld + 2 * n0 * n1 + 2 * _buffer(n1)
     room = _round_up(room, ALIGN)
-    step = <Py_ssize_t> max(_ELEMENTS_PER_CHECK / (<double> n0 * n1 * pairs), 1.0) * workers
+    # Pairs enough to be worth a transform back, and some ten ms.
+    job.here = min(max(MOST_AT_ONCE // (n0 * n1), 2), pairs)
     base = _allocate(room * workers)
-    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                for t in prange(start, stop, schedule="dynamic", num_threads=workers,
-                                use_threads_if=workers > 1):
-                    _grad_task(&job, t, scratch + threadid() * room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        for job.wave in range((pairs + job.here - 1) // job.here):
+            _each(_grad_task, &job, total, _MACS * n0 * n1 * job.here * total, 1, 1, _aligned(base),
+                  room, workers)
     finally:
         PyMem_RawFree(base)

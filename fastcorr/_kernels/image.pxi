@@ -3,7 +3,6 @@
 Text to include, not a module: `T` is another type in each module that includes it.
 """
 cimport numpy as cnp
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport (
     int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
@@ -13,10 +12,6 @@ from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport T
 
 cnp.import_array()
-
-cdef enum:
-    ALIGN = 64
-
 
 cdef struct Plane:
     char *data
@@ -229,15 +224,3 @@ cdef Plane _plane(cnp.ndarray a, int b0, int b1, cnp.ndarray fill):
     p.bound1 = <Boundary> b1
     p.fill = <const T *> cnp.PyArray_DATA(fill)
     return p
-
-
-cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    return (n + m - 1) // m * m
-
-
-cdef void *_allocate(Py_ssize_t lanes) except NULL:
-    """Room for the scratch of all workers, wherever its first aligned byte may be."""
-    cdef void *base = PyMem_RawMalloc(lanes * sizeof(T) + ALIGN)
-    if base == NULL:
-        raise MemoryError("no memory for the scratch of fastcorr's workers")
-    return base

@@ -19,15 +19,13 @@ the number of workers, so neither do the bits.
 Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
 """
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree
-from cython.parallel cimport prange, threadid
 
 from fastcorr._kernels.boundary cimport FILL
 from fastcorr._kernels.simd cimport (
     C_MAX, HAS_COMPLEX, T, V, vec, vload, vsplat, vstore, vturn, vzero,
 )
 
+include "tasks.pxi"
 # Plane, _gather and _scatter: how images are read and written.
 include "image.pxi"
 
@@ -502,10 +500,14 @@ cdef struct Job:
 
 cdef void _layout(Job *job, Py_ssize_t n) noexcept nogil:
     """Cut y into tiles that suit the caches and n workers."""
-    cdef Py_ssize_t rows = job.y.H, cols = job.y.W, lanes, parts, taps
+    cdef Py_ssize_t rows = job.y.H, cols = job.y.W, lanes, parts
+    # No task of more than some ms, to have Ctrl-C seen: of so many outputs, in rows enough.
+    cdef Py_ssize_t taps = job.rank * (job.ka + job.kb) * job.comps * job.comps
+    cdef Py_ssize_t most = (1 << 25) * V // taps, least = 8 * job.ka
     job.slots = _round_up(job.ka + ROWS - 1, ROWS)
     # Width: long streams, as long as the rings stay in the second-level cache.
     lanes = RING // <Py_ssize_t> sizeof(T) // (job.slots * job.rank)
+    lanes = min(lanes, most // least * job.comps)
     lanes = min(max(lanes, NARROW), STREAM // <Py_ssize_t> sizeof(T))
     job.tw = max(lanes // (4 * V), 1) * 4 * V // job.comps
     parts = (cols + job.tw - 1) // job.tw
@@ -521,9 +523,7 @@ cdef void _layout(Job *job, Py_ssize_t n) noexcept nogil:
         job.th = rows // parts + 1
         parts = (n - 1) // (job.across * job.n_planes) + 1
         job.th = max(job.th, min(4 * job.ka, rows // parts + 1))
-    # No task of more than some ms, to have Ctrl-C seen.
-    taps = job.rank * (job.ka + job.kb) * job.comps * job.comps
-    job.th = min(job.th, max((1 << 25) * V // (job.tw * taps), 8 * job.ka))
+    job.th = min(job.th, max(most // job.tw, least))
     job.th = min(_round_up(job.th, ROWS), rows)
     job.tiles = job.across * ((rows + job.th - 1) // job.th)
     # An odd number of cache lines from row to row: the ring's rows lie in different sets.
@@ -573,8 +573,9 @@ cdef void _fill(
         _segment(job, scratch, xs, v, dst + (cols - n) * comps, ld, rows, n * comps)
 
 
-cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
+cdef void _task(const void *given, Py_ssize_t number, T *scratch) noexcept nogil:
     """Compute one tile of one plane."""
+    cdef const Job *job = <const Job *> given
     cdef Plane x = job.x, y = job.y
     cdef const cnp.intp_t *offset = job.planes + number // job.tiles * 4
     cdef const T *u = <const T *> (<const char *> job.u + offset[1])
@@ -619,11 +620,6 @@ cdef void _task(const Job *job, Py_ssize_t number, T *scratch) noexcept nogil:
         i += n
 
 
-# Multiply-adds of a worker between looks for Ctrl-C (some ms) and visits to the queue of tasks.
-cdef double _MACS_PER_CHECK = 2.5e7 * V
-cdef double _MACS_PER_GRAB = 1e4 * V
-
-
 def correlate(
     cnp.ndarray x not None,         # IN   (…, H, W), any layout and dtype
     cnp.ndarray u not None,         # IN   (…, r, kh), C-contiguous, of y's dtype; lanes for bytes;
@@ -637,9 +633,8 @@ def correlate(
 ):
     """y = x correlated with the sum of u[r] outer v[r], plane by plane."""
     cdef Job job
-    cdef Py_ssize_t total, start, stop, step, grab, room, t
+    cdef Py_ssize_t total, grab, room
     cdef double macs
-    cdef T *scratch
     cdef void *base
     job.x = _plane(x, bound0, bound1, fill)
     job.y = _plane(y, FILL, FILL, fill)
@@ -659,26 +654,12 @@ def correlate(
     macs = (<double> job.y.H * job.y.W * job.rank * (job.ka + job.kb) * job.comps * job.comps
             / job.tiles)
     workers = min(workers, total)
-    grab = <Py_ssize_t> max(min(_MACS_PER_GRAB / macs, total // (4.0 * workers)), 1.0)
-    step = <Py_ssize_t> max(min(_MACS_PER_CHECK / macs * workers, total), 4 * workers)
+    grab = _grab(macs, total, workers)
+    # A plane narrower than a vector costs as much as one.
+    macs *= max(<double> V / (job.y.W * job.comps), 1.0)
     room = job.room + job.room_in + ROWS * job.ld + ALIGN
     base = _allocate(room * workers)
-    scratch = <T *> ((<size_t> base + ALIGN - 1) // ALIGN * ALIGN)
     try:
-        with nogil:
-            start = 0
-            while start < total:
-                stop = min(start + step, total)
-                if workers == 1:    # half a microsecond less than a team of one
-                    for t in range(start, stop):
-                        _task(&job, t, scratch)
-                else:
-                    for t in prange(start, stop, schedule="dynamic", chunksize=grab,
-                                    num_threads=workers):
-                        _task(&job, t, scratch + threadid() * room)
-                if stop < total:
-                    with gil:
-                        PyErr_CheckSignals()
-                start = stop
+        _each(_task, &job, total, macs * total, 1, grab, _aligned(base), room, workers)
     finally:
         PyMem_RawFree(base)

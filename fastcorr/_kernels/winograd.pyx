@@ -32,9 +32,6 @@ Algorithms for Convolutional Neural Networks", CVPR 2016; for the points B. Bara
 Contract: the caller has checked shapes, dtypes and the number of workers.  Here nothing is.
 """
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cython.parallel cimport prange, threadid
 
 from fastcorr._kernels.boundary cimport FILL, Boundary, run_at
 from fastcorr._kernels.simd cimport (
@@ -61,6 +58,7 @@ cdef Py_ssize_t ROOM = (MOST * (SEGMENT + 2) + V) * V
 # What the Python side needs to know of the compile-time choices.
 LANES = V
 
+include "tasks.pxi"
 include "channels.pxi"
 
 
@@ -311,6 +309,8 @@ cdef struct Job:
     T *u                        # all panels, or NULL: each task transforms its own
     T *out                      # gradient to the weight (slabs, groups, M, C, 3, 3)
     Py_ssize_t slabs
+    Py_ssize_t waves            # parts of their passes, of which this is the one
+    Py_ssize_t wave
     Py_ssize_t together         # blocks of channels of a task of it
     # What the tasks at hand are about: a group, and so many parts of the tiles, or tiles, from
     # `first` on; whether they assign the gradient, or add to it.
@@ -607,19 +607,19 @@ cdef int _run(
     cdef double macs = <double> job.most * job.C * job.panels * 2 * V * job.size    # of a part
     if job.u != NULL:
         n = job.groups * job.panels
-        _each(_weights_task, job, n, <double> n * job.C * 2 * V * job.size, 4, scratch, room,
+        _each(_weights_task, job, n, <double> n * job.C * 2 * V * job.size, 4, 1, scratch, room,
               workers)
     for job.group in range(job.groups):
         job.first = 0
         if whole:
-            _each(_whole_task, job, job.subs, macs * job.subs, 1, scratch, room, workers)
+            _each(_whole_task, job, job.subs, macs * job.subs, 1, 1, scratch, room, workers)
             continue
         while job.first < job.subs:
             job.here = min(width, job.subs - job.first)
-            _each(_input_task, job, job.here * job.c_blocks, macs * job.here, 4, scratch, room,
+            _each(_input_task, job, job.here * job.c_blocks, macs * job.here, 4, 1, scratch, room,
                   workers)
             n = job.panels if job.u == NULL else job.panels * job.here
-            _each(_output_task, job, n, macs * job.here, 4, scratch, room, workers)
+            _each(_output_task, job, n, macs * job.here, 4, 1, scratch, room, workers)
             job.first += job.here
     return 0
 
@@ -792,7 +792,7 @@ cdef void _slab_task(const void *given, Py_ssize_t number, T *scratch) noexcept 
     start = _part(own.tiles, own.slabs, slab)
     stop = _part(own.tiles, own.slabs, slab + 1)
     passes = _ceil(stop - start, own.most)
-    for n in range(passes):
+    for n in range(_part(passes, own.waves, own.wave), _part(passes, own.waves, own.wave + 1)):
         own.first = start + _part(stop - start, passes, n)
         own.here = start + _part(stop - start, passes, n + 1) - own.first
         own.fresh = n == 0
@@ -808,17 +808,20 @@ cdef int _run_grad(Job *job, T *scratch, Py_ssize_t room, int workers) except -1
     # Of a group and all its tiles.
     cdef double macs = <double> job.size * job.tiles * job.c_blocks * job.panels * 2 * V * 2 * V
     if job.slabs > 1:
-        _each(_slab_task, job, job.slabs * job.groups, macs * job.groups, 1, scratch, room, workers)
+        job.waves = _waves(macs / job.slabs, passes)
+        for job.wave in range(job.waves):
+            _each(_slab_task, job, job.slabs * job.groups, macs * job.groups / job.waves, 1, 1,
+                  scratch, room, workers)
         return 0
     for job.group in range(job.groups):
         for n in range(passes):
             job.first = _part(job.tiles, passes, n)
             job.here = _part(job.tiles, passes, n + 1) - job.first
             job.fresh = n == 0
-            _each(_grad_input_task, job, job.c_blocks + job.panels, macs / passes, 4, scratch, room,
-                  workers)
-            _each(_grad_task, job, job.panels * _grad_blocks(job), macs / passes, 4, scratch, room,
-                  workers)
+            _each(_grad_input_task, job, job.c_blocks + job.panels, macs / passes, 4, 1, scratch,
+                  room, workers)
+            _each(_grad_task, job, job.panels * _grad_blocks(job), macs / passes, 4, 1, scratch,
+                  room, workers)
     return 0
 
 

@@ -1,0 +1,2 @@
+cdef int team(int wanted) noexcept nogil
+cdef int processors() noexcept nogil
