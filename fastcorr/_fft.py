@@ -184,13 +184,13 @@ def limits(k: Array, peak: Array) -> tuple[Array, Array, bool]:
     return rows, ramps, use_both
 
 
-_QUANTILES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
+_QUANTILES = 0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5
 
 
 def _large(magnitudes: Array, share: float) -> tuple[Array, Array]:
     """For each row a limit, and its score: times the elements that reach it, less a share."""
     n = magnitudes.shape[1]
-    at = np.unique((n * _QUANTILES).astype(int))
+    at = np.array(sorted({int(n * q) for q in _QUANTILES}))  # np.unique would import numpy.ma
     ordered = np.sort(magnitudes, axis=1)[:, at]
     score = ordered * (share - at / n)
     best = score.argmax(axis=1)

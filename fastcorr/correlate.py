@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex, overload
 
@@ -34,7 +35,8 @@ def _asarray(value: npt.ArrayLike, name: str) -> Array:
     if type(value) is np.ndarray:
         return value
     rows = value if isinstance(value, (list, tuple)) else (value,)
-    if any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows):
+    ma = sys.modules.get("numpy.ma")  # what nobody has loaded has masked nothing
+    if ma and any(isinstance(row, ma.MaskedArray) and ma.is_masked(row) for row in rows):
         raise TypeError(
             f"{name} is a masked array with masked elements, and its mask would be lost; pass "
             f"{name}.filled(value) to fill them, or {name}.data to use what lies under the mask"

@@ -83,6 +83,25 @@ print(*{n.split(".")[0] for n in set(sys.modules) - before} - set(sys.stdlib_mod
     }  # fmt: skip
 
 
+def test_first_calls_load_no_modules_but_kernels():
+    """np.unique, for one, imports numpy.ma: 10 ms, and where memory is short CPython 3.11 itself
+    crashes somewhere in such an import."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import fastcorr, memory
+calls = memory.calls(64)
+calls["lists"] = lambda workers: fastcorr.correlate2d([[1.0, 2.0]], [[3.0]])
+before = set(sys.modules)
+for call in calls.values():
+    call(1)
+print(len(calls), *set(sys.modules) - before)
+"""
+    number, *loaded = run(script).split()
+    assert int(number) > 30
+    assert all(re.match(r"fastcorr\._kernels\.|_cython_", name) for name in loaded), loaded
+
+
 # Imports point inwards: to a lower layer, or within a layer.
 LAYERS = {
     "_kernels": 0, "_costs": 0, "_arguments": 0, "_dispatch": 1, "_workers": 1, "_boundary": 1,
