@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,20 @@ Pair = tuple[int, int]
 
 METHODS = ("auto", "direct", "separable", "fft")
 
-# A thread must save more than it costs to wake: some 10 us when it has gone to sleep.
-_SECONDS_PER_WORKER = 25e-6
+
+def _sleepy() -> bool:
+    """Whether OpenMP's threads have been told to sleep as soon as a call is done."""
+    passive = os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive"
+    return (os.environ.get("GOMP_SPINCOUNT") or ("0" if passive else "")).strip() == "0"
+
+
+# A thread must save more than it costs to give it work: some us while it spins, up to 100 us when
+# it sleeps.  So many times more has to be saved, then.
+WAKING = 8 if _sleepy() else 1
+_SECONDS_PER_WORKER = 25e-6 * WAKING
 # Without the cost model, for calls too small for it: multiply-adds, at about 40 per ns; a pixel
 # costs at least the moving of it.
-_WORK_PER_WORKER = 1_000_000
+_WORK_PER_WORKER = 1_000_000 * WAKING
 _WORK_PER_PIXEL = 8
 
 

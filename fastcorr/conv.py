@@ -35,7 +35,7 @@ from fastcorr._channels import (
 )
 from fastcorr._dispatch import kernels
 from fastcorr._engine import image_grad, kernel_grad, run, silent
-from fastcorr._plan import choose_workers
+from fastcorr._plan import WAKING, choose_workers
 from fastcorr.correlate import _asarray, _like, check_size, overlaps_itself
 
 Array = npt.NDArray[Any]
@@ -49,8 +49,8 @@ Padding = str | SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[Supp
 
 METHODS = "auto", "direct", "winograd", "winograd4"
 
-# A thread must save more than it costs to wake: about 60 us of work.
-_MACS_PER_WORKER = 1 << 22
+# A thread must save more than it costs to give it work: about 60 us of work.
+_MACS_PER_WORKER = (1 << 22) * WAKING
 # Pixels of a channel up to which short kernels have channels as lanes, not pixels.
 _SHORT = 1 << 12
 # The taps of an axis are kept in tables.

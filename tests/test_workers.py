@@ -39,6 +39,31 @@ def default_setting():
     fastcorr.set_workers(None)
 
 
+@pytest.mark.parametrize(
+    ("environment", "more"),
+    [
+        ({}, 1),
+        ({"GOMP_SPINCOUNT": "0"}, 8),
+        ({"OMP_WAIT_POLICY": "Passive"}, 8),
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "300000"}, 1),
+    ],
+)
+def test_threads_that_sleep_need_more_work(environment, more):
+    """What is worth a second thread at most so many times sooner."""
+    script = """
+import fastcorr
+from fastcorr import conv
+from fastcorr._plan import useful_workers
+print(next(n for n in range(1 << 20) if useful_workers(64 * n, 9) > 1))
+print(next(n for n in range(1 << 20) if useful_workers(10**9, 9, n * 1e-6) > 1))
+print(conv._MACS_PER_WORKER)"""
+    plain = {"GOMP_SPINCOUNT": "", "OMP_WAIT_POLICY": ""}
+    least, usual = (
+        np.array(run(script, **(plain | changed)).split(), int) for changed in (environment, {})
+    )
+    np.testing.assert_allclose(least, usual * more, rtol=0.03)
+
+
 # ---------------------------------------------------------------- the same bits
 
 SIZES = [
