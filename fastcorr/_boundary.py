@@ -37,7 +37,7 @@ LARGEST = 1 << 60
 
 
 def check_mode(mode: object) -> str:
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(
             f"Acceptable mode flags are 'valid', 'same', or 'full'; got {shown(mode)}."
         )

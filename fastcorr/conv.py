@@ -36,7 +36,7 @@ from fastcorr._channels import (
 from fastcorr._dispatch import kernels
 from fastcorr._engine import image_grad, kernel_grad, run, silent
 from fastcorr._plan import WAKING, choose_workers
-from fastcorr.correlate import _asarray, _like, check_size, overlaps_itself
+from fastcorr.correlate import _asarray, _like, check_size, overlaps_itself, put
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
@@ -107,7 +107,7 @@ def _fit(
     if min(rows, cols) < 1:
         raise ValueError(
             f"the kernel, {k[0]} x {k[1]} with dilation {dilation}, is larger than the image, "
-            f"{x[0]} x {x[1]} with padding={padding!r}"
+            f"{x[0]} x {x[1]} with padding={shown(padding)}"
         )
     return rows, cols
 
@@ -227,8 +227,10 @@ class _Plan:
             raise TypeError(message) from None
         if isinstance(groups, (bool, np.bool_)):
             raise TypeError(f"groups must be an integer, got {shown(groups)}")
-        if G < 1:
-            raise ValueError(f"groups must be at least 1, got {shown(groups)}")
+        if not 1 <= G <= 1 << 48:
+            raise ValueError(
+                f"groups must be at least 1 and divide the channels, got {shown(groups)}"
+            )
         self.groups = G
         if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
             raise ValueError(
@@ -271,7 +273,8 @@ class _Plan:
                 if e >= max(s, d):
                     raise ValueError(
                         "output_padding must be smaller than stride or dilation, got "
-                        f"{output_padding!r} with stride {stride!r} and dilation {dilation!r}"
+                        f"{shown(output_padding)} with stride {shown(stride)} and dilation "
+                        f"{shown(dilation)}"
                     )
             rows, cols = (
                 (n - 1) * s - 2 * p[0] + d * (k - 1) + e + 1
@@ -281,7 +284,7 @@ class _Plan:
             )
             if min(rows, cols) < 1 or 0 in (H, W):
                 raise ValueError(
-                    f"padding={padding!r} leaves nothing of x, {x}: the result would have "
+                    f"padding={shown(padding)} leaves nothing of x, {x}: the result would have "
                     f"{rows} x {cols} pixels"
                 )
             out = rows, cols
@@ -291,7 +294,7 @@ class _Plan:
             if bound != "fill" and 0 in (H, W):
                 raise ValueError(f"padding_mode={padding_mode!r} cannot continue an empty x, {x}")
         self.x, self.y = (N, C, H, W), (N, O, out[0], out[1])
-        check_size(f"with padding={padding!r} and stride={stride!r}, the result", self.y)
+        check_size(f"with padding={shown(padding)} and stride={shown(stride)}, the result", self.y)
         shape: tuple[int, ...] = self.y if self.batched else self.y[1:]
         self.shape = _channels_last(shape) if self.channels_last else shape
         if transposed:
@@ -521,8 +524,9 @@ def _sum_by(at: Array, a: Array, axis: int) -> tuple[Array, Array]:
 _FOLDED = 1 << 18
 # Pixels of the padded image for each that meets a tap, from which on the taps are gone through.
 _SPARSE = 16
-# Elements copied at a time.
+# Elements copied at a time, and of one channel, of which parts are summed by themselves then.
 _COPIED = 1 << 17
+_ROWS = 1 << 22
 
 
 def _out(out: object, shape: tuple[int, ...], dtype: DType, *operands: Array) -> Array | None:
@@ -552,14 +556,18 @@ def _bias_grad(g: Array) -> Array:
     N, C, H, W = g.shape
     if g.size == 0:
         return np.zeros(C, sums)
-    rows = np.empty((N, C), sums)
-    # Some images at a time: the order of a sum must not depend on the layout, so they may have to
-    # be copied.
-    step = max(1, _COPIED // max(1, C * H * W))
-    for n in range(0, N, step):
-        part = np.require(g[n : n + step], requirements=["C", "A"])
-        part.reshape(len(part), C, H * W).sum(axis=2, dtype=sums, out=rows[n : n + step])
-    total: Array = rows.sum(axis=0)
+    # Some images, channels or rows at a time: the order of a sum must not depend on the layout, so
+    # they may have to be copied.
+    some = max(1, _COPIED // (C * H * W)), max(1, _COPIED // (H * W)), max(1, _ROWS // W)
+    parts = np.empty((N, C, -(-H // some[2])), sums)
+    for n in range(0, N, some[0]):
+        for c in range(0, C, some[1]):
+            for p, i in enumerate(range(0, H, some[2])):
+                part = g[n : n + some[0], c : c + some[1], i : i + some[2]]
+                part = np.require(part, requirements=["C", "A"])
+                into = parts[n : n + some[0], c : c + some[1], p]
+                part.reshape(*part.shape[:2], -1).sum(axis=2, dtype=sums, out=into)
+    total: Array = parts.sum(axis=2).sum(axis=0)
     return total
 
 
@@ -721,7 +729,7 @@ def conv2d(
     if out is None:
         return y
     if target is None:
-        out[...] = y
+        put(out, y)
     return out
 
 

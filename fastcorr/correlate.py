@@ -13,6 +13,7 @@ import math
 import operator
 import sys
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
@@ -31,12 +32,20 @@ Lags = tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
 # ---------------------------------------------------------------- operands
 
 
+def _masked(value: object, ma: ModuleType, depth: int = 64) -> bool:
+    """Whether it is an array with masked elements, or has one among its rows, or theirs."""
+    if isinstance(value, (list, tuple)):
+        kinds = set(map(type, value))  # of numbers one, however many they are
+        nested = any(issubclass(kind, (list, tuple, ma.MaskedArray)) for kind in kinds)
+        return nested and depth > 0 and any(_masked(row, ma, depth - 1) for row in value)
+    return isinstance(value, ma.MaskedArray) and bool(ma.is_masked(value))
+
+
 def _asarray(value: npt.ArrayLike, name: str) -> Array:
     if type(value) is np.ndarray:
         return value
-    rows = value if isinstance(value, (list, tuple)) else (value,)
     ma = sys.modules.get("numpy.ma")  # what nobody has loaded has masked nothing
-    if ma and any(isinstance(row, ma.MaskedArray) and ma.is_masked(row) for row in rows):
+    if ma and _masked(value, ma):
         raise TypeError(
             f"{name} is a masked array with masked elements, and its mask would be lost; pass "
             f"{name}.filled(value) to fill them, or {name}.data to use what lies under the mask"
@@ -61,9 +70,9 @@ _MOST_AXES = 34
 def check_size(name: str, shape: tuple[int, ...]) -> None:
     """Refuse an operand or a result that no memory holds."""
     if math.prod(shape) > _MOST:
-        raise ValueError(f"{name} of shape {shape} is too large: more than 2**48 elements")
+        raise ValueError(f"{name} of shape {shown(shape)} is too large: more than 2**48 elements")
     if math.prod(n for n in shape if n) > _MOST_OF_NOTHING:
-        raise ValueError(f"{name} of shape {shape} is too large, though it is empty")
+        raise ValueError(f"{name} of shape {shown(shape)} is too large, though it is empty")
 
 
 def overlaps_itself(a: Array) -> bool:
@@ -183,7 +192,9 @@ def _axes_pair(axes: tuple[int, ...], ndim: int, name: str) -> tuple[int, int]:
         raise ValueError(f"{name} must have at least two dimensions, got {ndim}")
     for a in axes:
         if not -ndim <= a < ndim:
-            raise ValueError(f"axes={axes!r}: {name} has no axis {a}, it has {ndim} dimensions")
+            raise ValueError(
+                f"axes={shown(axes)}: {name} has no axis {shown(a)}, it has {ndim} dimensions"
+            )
     first, second = (a % ndim for a in axes)
     if first == second:
         raise ValueError(f"axes={axes!r} are the same axis of {name}")
@@ -405,9 +416,9 @@ def _ranges(lags: object) -> Lags:
                 None if n is None else operator.index(n) for n in (lag.start, lag.stop, lag.step)
             )
         except TypeError:
-            raise TypeError(f"lags must be slices of integers, got {lag}") from None
+            raise TypeError(f"lags must be slices of integers, got {shown(lag)}") from None
         if step not in (None, 1):
-            raise ValueError(f"lags must be slices of step 1, got {lag}")
+            raise ValueError(f"lags must be slices of step 1, got {shown(lag)}")
         bounds.append((start, stop))
     return bounds[0], bounds[1]
 
@@ -486,6 +497,22 @@ def _result(
     return y if geometry.axes is None else geometry.natural(y, 2)
 
 
+# Elements that are copied between looks for Ctrl-C.
+_COPIED = 1 << 22
+
+
+def put(out: Array, y: Array) -> None:
+    """out[...] = y, in parts: Python looks for Ctrl-C between them."""
+    if out.size <= _COPIED:
+        out[...] = y
+        return
+    axis = out.shape.index(max(out.shape))
+    to, of = np.moveaxis(out, axis, 0), np.moveaxis(y, axis, 0)
+    step = max(1, _COPIED * len(to) // out.size)
+    for i in range(0, len(to), step):
+        to[i : i + step] = of[i : i + step]
+
+
 def _result_into(
     out: Array, geometry: _Geometry, run: _engine.Run, x: Array, k: Array, fill: Array, workers: int
 ) -> Array:
@@ -502,7 +529,7 @@ def _result_into(
     else:
         shared = np.may_share_memory(out, x) or np.may_share_memory(out, k)
     if shared or not flags.aligned or not out.dtype.isnative:
-        out[...] = _result(geometry, run, x, k, fill, workers)
+        put(out, _result(geometry, run, x, k, fill, workers))
         return out
     y = out if geometry.axes is None else geometry.core(out, 2)
     run(x, k, y, fill, workers)
@@ -563,8 +590,14 @@ class CorrelationPlan:
         except TypeError:
             raise TypeError(f"shape must be a sequence of integers, got {shown(shape)}") from None
         if any(n < 0 for n in self.shape):
-            raise ValueError(f"shape must not be negative, got {self.shape}")
+            raise ValueError(f"shape must not be negative, got {shown(self.shape)}")
+        check_size("x", self.shape)
         asked = None if dtype is None else _dtype(dtype)
+        # Kept for copies, whatever becomes of the caller's lists and arrays.
+        axes = None if axes is None else _integers(axes)
+        boundary = tuple(boundary) if type(boundary) is list else boundary
+        if not isinstance(fillvalue, (int, float, complex)):
+            fillvalue = _asarray(fillvalue, "fillvalue").copy()
         self._k_dtype = kernel.dtype
         self._geometry = geometry = _geometry(
             function, self.shape, kernel.dtype, kernel.shape, kernel.dtype, mode, boundary, axes,
@@ -575,8 +608,8 @@ class CorrelationPlan:
         self.dtype = geometry.dtype
         self._function, self._workers = function, workers
         self._arguments = (
-            function, kernel, self.shape, mode, boundary, fillvalue, axes, asked, lags, method,
-            workers,
+            function, kernel, self.shape, mode, boundary, fillvalue, axes, asked,
+            None if lags is None else tuple(lags), method, workers,
         )  # fmt: skip
         self._dtypes = {kernel.dtype} if asked is None else {asked, kernel.dtype}
         self._fill = geometry.fill(fillvalue)

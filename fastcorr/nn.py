@@ -398,9 +398,10 @@ class Module:
             raise ValueError(f"dy must have the shape of the output, {shape}, got {dy.shape}")
         if dy.dtype != self._dtype:
             dy = _cast(dy, self._dtype, "dy")
+        needed = flag(needs_input_grad, "needs_input_grad")
         kept = self._kept
         self._kept = self._shape = None
-        return self._backward(dy, kept, flag(needs_input_grad, "needs_input_grad"))
+        return self._backward(dy, kept, needed)
 
     def _members(self) -> Iterable[tuple[str, object]]:
         return vars(self).items()
@@ -1189,7 +1190,7 @@ class Flatten(Module):
         return dy.reshape(kept) if needs_input_grad else None
 
     def __repr__(self) -> str:
-        return f"Flatten(start_dim={self.start_dim}, end_dim={self.end_dim})"
+        return f"Flatten(start_dim={shown(self.start_dim)}, end_dim={shown(self.end_dim)})"
 
 
 # The outputs of which a tap lies inside the image, and the inputs it meets there.
@@ -1459,21 +1460,23 @@ class AvgPool2d(_Pool):
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         self._check(x, "fc")
         shape = self._shape_of(x)
-        y = np.zeros(shape, x.dtype.newbyteorder("="))
+        native = x.dtype.newbyteorder("=")
+        y = np.zeros(shape, np.result_type(native, np.float32))  # a sum of half floats is none
         for block in self._blocks(x.shape):
             for at, inside in self._walk(x.shape, shape):
                 y[block][at] += x[block][inside]
-        return self._divide(y, x.shape), x.shape
+        return self._divide(y, x.shape).astype(native, copy=False), x.shape
 
     def _backward(self, dy: Array, kept: Any, needs_input_grad: bool) -> Array | None:
         if not needs_input_grad:
             return None
-        dx = np.zeros(kept, dy.dtype)
-        share = self._divide(dy, kept)
+        wide = np.result_type(dy.dtype, np.float32)
+        dx = np.zeros(kept, wide)
+        share = self._divide(dy.astype(wide, copy=False), kept)
         for block in self._blocks(kept):
             for at, inside in self._walk(kept, dy.shape):
                 dx[block][inside] += share[block][at]
-        return dx
+        return dx.astype(dy.dtype, copy=False)
 
     def __repr__(self) -> str:
         names = ["kernel_size", "stride", "padding"]

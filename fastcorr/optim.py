@@ -168,6 +168,9 @@ class Optimizer:
         # The operations are noted first and then run by one call into C.  Python looks for
         # Ctrl-C between its own instructions only: here, and when all is done.
         program: list[Callable[[], object]] = []
+        options = {name: vars(self)[name] for name in self._names}
+        if not {float, bool}.issuperset(map(type, options.values())):  # one was set meanwhile
+            self._checked(options)
 
         def do(function: Callable[..., object], *args: object, **kwargs: object) -> None:
             program.append(partial(function, *args, **kwargs))

@@ -196,6 +196,7 @@ CALLS = {
     "conv to weight, stride 2": lambda: _conv(
         (64, 64, 112, 112), (128, 64, 3, 3), "weight", stride=2, padding=1
     ),
+    "conv to bias": lambda: _conv((1, 1, 30_000, 30_000), (1, 1, 1, 1), "bias"),
     "depthwise to x": lambda: _conv(
         (16, 256, 112, 112), (256, 1, 9, 9), "x", padding=4, groups=256
     ),

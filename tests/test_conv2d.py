@@ -1423,6 +1423,29 @@ def test_single_gradient_of_double_dy(rng):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("copied", "rows"), [(1 << 17, 1 << 22), (400, 100), (1, 1)])
+def test_the_sum_for_the_bias_does_not_depend_on_the_layout(copied, rows, rng, monkeypatch):
+    """However many images, channels and rows are copied at a time."""
+    monkeypatch.setattr(conv, "_COPIED", copied)
+    monkeypatch.setattr(conv, "_ROWS", rows)
+    dy = cases.reals(rng, (3, 4, 23, 17), "f", 9)
+    dy.flat[::2] = 0
+    weight = np.ones((4, 1, 1, 1), "f")
+    x = np.ones((3, 1, 23, 17), "f")
+    last = dy.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+    turned = dy.swapaxes(2, 3).copy().swapaxes(2, 3)
+    sums = [
+        conv.conv2d_backward(v, x, weight, needs=("bias",))[2]
+        for v in (dy, np.asfortranarray(dy), last, turned, dy.astype(">f4"))
+    ]
+    assert len({s.tobytes() for s in sums}) == 1
+    right = dy.astype("d").sum(axis=(0, 2, 3))
+    np.testing.assert_allclose(sums[0], right, rtol=1e-6, atol=1e-9 * np.abs(dy).max())
+    whole = np.arange(dy.size, dtype="f").reshape(dy.shape)
+    (db,) = (v for v in conv.conv2d_backward(whole, x, weight, needs=("bias",)) if v is not None)
+    np.testing.assert_array_equal(db, whole.sum(axis=(0, 2, 3), dtype="d"))
+
+
 def test_lists_and_subclasses():
     y = conv.conv2d([[[0.0, 1, 2], [3, 4, 5], [6, 7, 8]]], [[[[0, 1], [2, 3]]]], [1])
     assert y.tolist() == [[[20, 26], [38, 44]]]

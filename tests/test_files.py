@@ -557,6 +557,44 @@ def test_npy_that_lies(shape, here, capsys):
 # ---------------------------------------------------------------- whole or not at all
 
 
+DEEP = {
+    "minus": "-" * 9_000 + "1",
+    "shape": "{'descr': '<f4', 'fortran_order': False, 'shape': (1," + "-" * 8_000 + "1)}",
+    "brackets": "(" * 9_000,
+    "dictionaries": "{'descr':" * 900 + "1" + "}" * 900,
+    "not": "{'descr': " + "not " * 2_000 + "1}",
+}
+
+
+@linux
+@pytest.mark.parametrize("name", DEEP)
+def test_headers_that_are_nested_deep(name, tmp_path):
+    """In a thread whose stack is small, their depth would end the process."""
+    header = DEEP[name].encode().ljust(9_990) + b"\n"
+    raw = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(100)
+    with zipfile.ZipFile(tmp_path / "deep.npz", "w") as archive:
+        archive.writestr("weight.npy", raw)
+    script = """
+import threading
+from fastcorr import nn
+
+def work():
+    try:
+        nn.Conv2d(1, 1, 3, bias=False).load("deep.npz")
+    except ValueError as error:
+        print(error)
+
+threading.stack_size(1 << 16)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "its header is not that of an array of numbers" in done.stdout
+
+
 def save_for_ever(path):
     """Save one of two models, again and again."""
     models = [nn.Linear(300, 300, rng=n) for n in range(2)]

@@ -582,6 +582,46 @@ def test_messages_name_what_is_wrong(error, match, call):
         call()
 
 
+HUGE = 10**5000  # Python writes no such number
+
+
+class Ambiguous:
+    __hash__ = object.__hash__
+
+    def __eq__(self, other):
+        return np.ones(2)
+
+
+@pytest.mark.parametrize(("match", "call"), [
+    ("axes", lambda: fastcorr.correlate2d(X4[0, 0], X4[0, 0], axes=(HUGE, 1))),
+    ("lags",
+     lambda: fastcorr.correlate2d(X4[0, 0], X4[0, 0], lags=[slice(None, None, HUGE)] * 2)),
+    ("x of shape", lambda: fastcorr.plan_correlate2d(X4[0, 0], shape=(HUGE, 5))),
+    ("shape", lambda: fastcorr.plan_correlate2d(X4[0, 0], shape=(-HUGE, 5))),
+    ("groups", lambda: fastcorr.conv2d(X4, W4, groups=HUGE)),
+    ("padding", lambda: fastcorr.conv2d(X4, W4, padding=HUGE)),
+    ("output_padding", lambda: fastcorr.conv_transpose2d(X4, W4, output_padding=Unshowable())),
+    ("start_dim", lambda: nn.Flatten(-HUGE, -1)(X4)),
+    ("mode", lambda: fastcorr.correlate2d(X4[0, 0], X4[0, 0], Ambiguous())),
+])  # fmt: skip
+def test_messages_of_what_cannot_be_written(match, call):
+    with pytest.raises((ValueError, TypeError), match=match):
+        call()
+
+
+M = np.ma.array([[1.0, 2.0], [3.0, 1000.0]], mask=[[0, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    "value", [M, [[M]], [[M[0], M[1]]], ([M],), [[np.ma.masked, 1.0], [2.0, 3.0]], (M[0], M[1])]
+)
+def test_masks_are_not_lost_however_deep(value):
+    with pytest.raises(TypeError, match="in1 is a masked array with masked elements"):
+        fastcorr.correlate2d(value, np.ones((1, 1)), axes=(-2, -1))
+    unmasked = [np.ma.array([1.0, 2.0]), [3.0, 4.0]]
+    assert fastcorr.correlate2d(unmasked, [[1]]).tolist() == [[1, 2], [3, 4]]
+
+
 def test_numbers_of_any_kind():
     assert optim.SGD([nn.Parameter([1.0])], lr=2**70).lr == 2.0**70
     one = np.array(1)

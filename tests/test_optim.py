@@ -555,3 +555,17 @@ def test_a_learning_rate_that_grows_without_end_becomes_infinite():
     for _ in range(3):
         schedule.step()
     assert optimizer.lr == np.inf
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", "x"), ("momentum", None), ("lr", -1)])
+def test_options_that_are_set_later_are_looked_at(name, value):
+    p = nn.Parameter([1.0])
+    p.grad[...] = 1
+    optimizer = optim.SGD([p], lr=0.5)
+    optimizer.lr = 1  # an int
+    optimizer.step()
+    assert p.data == 0
+    setattr(optimizer, name, value)
+    with pytest.raises((TypeError, ValueError), match=name):
+        optimizer.step()
+    assert p.data == 0

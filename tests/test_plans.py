@@ -1,5 +1,6 @@
 """Plans, lags, and the choice of methods: the same bits as a call of `correlate2d`."""
 
+import copy
 import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -117,10 +118,23 @@ def test_threads_share_a_plan():
 
 def test_pickle_and_repr():
     plan = fastcorr.plan_convolve2d([[1, 2]], shape=(3, 4), boundary=["wrap", "fill"])
-    copy = pickle.loads(pickle.dumps(plan))
-    same(copy(np.arange(12).reshape(3, 4)), plan(np.arange(12).reshape(3, 4)))
+    other = pickle.loads(pickle.dumps(plan))
+    same(other(np.arange(12).reshape(3, 4)), plan(np.arange(12).reshape(3, 4)))
     assert "(3, 4)" in repr(plan)
     assert "int64" in repr(plan)
+
+
+def test_copies_do_not_see_what_becomes_of_the_arguments():
+    boundary, fill, pair = ["fill", "wrap"], np.array([3.0]), [slice(-1, 2), slice(0, 2)]
+    plan = fastcorr.plan_correlate2d(
+        np.ones((2, 2)), shape=(2, 2), boundary=boundary, fillvalue=fill, axes=iter((0, 1)),
+        lags=pair,
+    )  # fmt: skip
+    x = np.eye(2)
+    right = plan(x)
+    boundary[1], fill[0], pair[0] = "fill", 9, slice(0, 1)
+    for other in (plan, pickle.loads(pickle.dumps(plan)), copy.copy(plan), copy.deepcopy(plan)):
+        same(other(x), right)
 
 
 def test_errors_of_plans():

@@ -1,5 +1,6 @@
 """What a process does to its threads: limits on them, fork, pools of workers, Ctrl-C."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -343,3 +344,40 @@ def test_ctrl_c(part, turn):
     numbers = [(1, 2, 3, 8)[(n + turn) % 4] for n in range(len(names))]
     calls = json.dumps(list(zip(names, numbers, strict=True)))
     assert run("-c", INTERRUPT, calls, timeout=300) == ""
+
+
+# ---------------------------------------------------------------- the end of the process
+
+# GNU's on_exit(sleep) waits as many seconds as the status of the process says, when the interpreter
+# is gone and its daemon threads, which it does not wait for, still compute.
+DAEMONS = """
+import ctypes, sys, threading, time
+import numpy as np
+import fastcorr
+
+libc = ctypes.CDLL(None)
+assert libc.on_exit(libc.sleep, None) == 0
+a, k, n = np.ones((600, 600)), np.random.default_rng(0).random((31, 31)), int(sys.argv[1])
+x, w = np.ones((1, 32, 200, 200), "f"), np.ones((32, 32, 3, 3), "f")
+works = [
+    lambda: fastcorr.correlate2d(a, k, method="direct", workers=n),
+    lambda: fastcorr.correlate2d(a, k, method="fft", workers=n),
+    lambda: fastcorr.conv2d(x, w, workers=n),
+]
+
+def for_ever(work):
+    while True:
+        work()
+
+for work in works * 6:
+    threading.Thread(target=for_ever, args=(work,), daemon=True).start()
+time.sleep(0.2)
+sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "on_exit"), reason="needs glibc")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_daemon_threads_that_still_compute_when_the_process_ends(workers):
+    done = subprocess.run([sys.executable, "-c", DAEMONS, str(workers)], timeout=60)
+    assert done.returncode == 1

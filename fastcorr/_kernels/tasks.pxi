@@ -58,9 +58,11 @@ cdef int _each(
             workers = min(workers, cpus)
         step = max(step * min(workers, cpus), workers)
     workers = team(workers)
-    with nogil:
-        while start < total:
-            stop = min(start + step, total)
+    while start < total:
+        stop = min(start + step, total)
+        # Given up and taken again, not `with gil` within one `with nogil`: that asks for this
+        # thread's state, which daemon threads no longer have when the interpreter has ended.
+        with nogil:
             if workers == 1:    # half a microsecond less than a team of one; see `team`
                 for t in range(start, stop):
                     task(job, t, scratch)
@@ -68,9 +70,8 @@ cdef int _each(
                 for t in prange(start, stop, schedule="dynamic", chunksize=grab,
                                 num_threads=workers):
                     task(job, t, scratch + threadid() * room)
-            with gil:
-                PyErr_CheckSignals()
-            start = stop
+        PyErr_CheckSignals()
+        start = stop
     return 0
 
 
