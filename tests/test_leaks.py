@@ -17,6 +17,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import surface
+from memory import SANITIZED
 from nightly import blocks
 
 import fastcorr
@@ -41,7 +42,9 @@ try:
 except (AttributeError, OSError, TypeError):
     _mallinfo2 = None
 
-needs_glibc = pytest.mark.skipif(_mallinfo2 is None, reason="needs the counts of glibc")
+needs_glibc = pytest.mark.skipif(
+    _mallinfo2 is None or SANITIZED, reason="needs the counts of glibc and of CPython's malloc"
+)
 
 # Objects that live for ever, of which a reference more is seen nowhere else.
 _MARK = object()  # the others may be immortal, or counted by threads
