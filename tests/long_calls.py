@@ -1,4 +1,4 @@
-"""Calls of a second or more, of all sorts, each to be ended by Ctrl-C.
+"""Calls of some hundredths of a second to some seconds, of all sorts, to be ended by Ctrl-C.
 
 ``CALLS[name]()`` makes the operands and returns the call, a function of the number of workers.
 """

@@ -327,7 +327,8 @@ for name, workers in json.loads(sys.argv[1]):
     call = long_calls.CALLS[name]()
     signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
-        call(workers)
+        for _ in range(1000):  # on a fast machine some take less than the 20 ms
+            call(workers)
         print("not interrupted:", name, workers)
     except KeyboardInterrupt:
         pass
