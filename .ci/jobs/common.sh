@@ -40,9 +40,10 @@ apt_of() {  # SOURCE ARCHITECTURE arguments …: apt-get of another release or a
     -o APT::Architecture="$2" -o APT::Architectures="$2" -o APT::Sandbox::User=root "${@:3}"
 }
 archive='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian'
-# For pytest-run-parallel: tests that start processes, count all of Python's memory or set how threads
-# take turns run by themselves.
-by_themselves=$(printf '%s\n' thread_unsafe_functions=subprocess.run tracemalloc.start sys.setswitchinterval)
+# For pytest-run-parallel: tests that start processes, count all of Python's memory, set how threads
+# take turns or catch signals run by themselves.
+by_themselves=$(printf '%s\n' thread_unsafe_functions=subprocess.run tracemalloc.start \
+  sys.setswitchinterval signal.signal signal.setitimer)
 kernel_tests=$(printf 'tests/test_%s.py ' correlate2d gradients conv2d conv2d_options winograd fft separable plans)
 
 sets_here() {  # the instruction sets of the installed build that this processor has, oldest first
