@@ -10,6 +10,7 @@ Needs two free cores, or the ratios are those of the neighbours.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def main():
         while True:
             call = calls(side)[name]
             call(1), call(None)
-            both = {1: lambda: call(1), None: lambda: call(None)}  # noqa: B023
+            both = {n: partial(call, n) for n in (1, None)}
             for longer in 1, 10:
                 times = stopwatch.interleave(both, parallel=True, longer=longer)
                 ratio = ratios[f"{name}, {side}"] = times[None].least / times[1].least

@@ -68,8 +68,10 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 def npy_header(file: IO[bytes]) -> Header:
     """Shape, order and dtype from the beginning of a .npy file."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    formats = np.lib.format
+    version = formats.read_magic(file)
+    readers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
+    if version not in readers:
         raise ValueError(f".npy format {version} is not supported")
     size = file.read(2 * version[0])
     length = int.from_bytes(size, "little")
@@ -78,6 +80,4 @@ def npy_header(file: IO[bytes]) -> Header:
     text = file.read(length)
     if not _HEADER.fullmatch(text):
         raise ValueError("its header is not that of an array of numbers")
-    formats = np.lib.format
-    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
-    return read(io.BytesIO(size + text))
+    return readers[version](io.BytesIO(size + text))

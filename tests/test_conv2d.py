@@ -1442,7 +1442,7 @@ def test_the_sum_for_the_bias_does_not_depend_on_the_layout(copied, rows, rng, m
     right = dy.astype("d").sum(axis=(0, 2, 3))
     np.testing.assert_allclose(sums[0], right, rtol=1e-6, atol=1e-9 * np.abs(dy).max())
     whole = np.arange(dy.size, dtype="f").reshape(dy.shape)
-    (db,) = (v for v in conv.conv2d_backward(whole, x, weight, needs=("bias",)) if v is not None)
+    db = conv.conv2d_backward(whole, x, weight, needs=("bias",))[2]
     np.testing.assert_array_equal(db, whole.sum(axis=(0, 2, 3), dtype="d"))
 
 
