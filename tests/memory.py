@@ -16,6 +16,12 @@ _PAGE = mmap.PAGESIZE
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
+def address_space():
+    """Bytes of address space that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * _PAGE
+
+
 def scratch(call, *, returns=True):
     """Most bytes that NumPy held at a time during a call, beyond what it returns."""
     call()  # plans are kept

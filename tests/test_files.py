@@ -25,6 +25,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import memory
 import numpy as np
 import pytest
 from nightly import blocks
@@ -266,7 +267,7 @@ def run(kind, block):
             assert _load(path) is None
         elif kind != "kernel" or b"'shape': (9, 12)" in raw:
             assert _filter(path, kind) is None
-    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    virtual = memory.address_space()
     resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, virtual + MEMORY))
     before, outcomes, slowest = _peak(), collections.Counter(), 0.0
     rng = np.random.default_rng([block, *kind.encode()])

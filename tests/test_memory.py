@@ -223,19 +223,13 @@ def _bits(values):
     return [cases.bits(v) for v in values]
 
 
-def _size():
-    """Bytes of address space that this process has."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * memory._PAGE
-
-
 @contextlib.contextmanager
 def _limited(more):
     """So many bytes of address space beside what the process has now."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_size() + more, limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (memory.address_space() + more, limits[1]))
     try:
         yield
     finally:
