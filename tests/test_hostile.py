@@ -497,7 +497,7 @@ def test_out_over_any_part_of_the_operands(name, rng):
     *shapes, call = OVER[name]
     shared = collections.Counter()
     for _ in range(200):
-        raw = cases.integers(rng, 750, "d").view("u1")
+        raw = cases.integers(rng, 900, "d").view("u1")
         x, k, out = (anywhere(rng, raw, shape) for shape in shapes)
         with np.errstate(all="ignore"):
             right = call(x.copy(), k.copy(), np.empty(out.shape))
