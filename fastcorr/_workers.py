@@ -148,12 +148,17 @@ class set_workers:
 
     def __init__(self, workers: SupportsIndex | None) -> None:
         global _setting
-        new = None if workers is None else check_workers(workers)
-        self._before = _setting
-        _setting = new
+        self._new = None if workers is None else check_workers(workers)
+        self._before = [_setting]
+        self._entered = False
+        _setting = self._new
 
     def __enter__(self) -> None:
-        return None
+        global _setting
+        if self._entered:  # not by the call itself: once more
+            self._before.append(_setting)
+            _setting = self._new
+        self._entered = True
 
     def __exit__(
         self,
@@ -162,7 +167,7 @@ class set_workers:
         traceback: TracebackType | None,
     ) -> None:
         global _setting
-        _setting = self._before
+        _setting = self._before.pop()
 
     def __repr__(self) -> str:
         return f"<fastcorr.set_workers: {get_workers()} workers>"

@@ -36,7 +36,7 @@ from fastcorr._channels import (
 from fastcorr._dispatch import kernels
 from fastcorr._engine import image_grad, kernel_grad, run, silent
 from fastcorr._plan import WAKING, choose_workers
-from fastcorr.correlate import _asarray, _like, check_size, overlaps_itself, put
+from fastcorr.correlate import _asarray, _like, check_out, check_size, overlaps_itself, put
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
@@ -529,10 +529,9 @@ _COPIED = 1 << 17
 _ROWS = 1 << 22
 
 
-def _out(out: object, shape: tuple[int, ...], dtype: DType, *operands: Array) -> Array | None:
+def _out(given: object, shape: tuple[int, ...], dtype: DType, *operands: Array) -> Array | None:
     """Where the result can be written at once: out, or None if that must come later."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    out = check_out(given)
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
     if not np.can_cast(out.dtype, dtype, "equiv"):

@@ -56,6 +56,15 @@ def _asarray(value: npt.ArrayLike, name: str) -> Array:
         raise ValueError(f"{name} must be an array: {error}") from None
 
 
+def check_out(out: object) -> Array:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    ma = sys.modules.get("numpy.ma")
+    if ma and _masked(out, ma):
+        raise TypeError("out is a masked array with masked elements, which would hide the result")
+    return out
+
+
 # No machine has memory for more, so an array of more is a view that repeats a few: to go through
 # it would take years.
 _MOST = 1 << 48
@@ -479,11 +488,9 @@ def _asked(dtype: npt.DTypeLike | None, out: object) -> DType | None:
     asked: DType | None = None if dtype is None else _dtype(dtype)
     if out is None:
         return asked
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if asked is not None and not np.can_cast(out.dtype, asked, "equiv"):
-        raise TypeError(f"out has dtype {out.dtype}, but dtype={asked} was asked for")
-    result: DType = out.dtype
+    result: DType = check_out(out).dtype
+    if asked is not None and not np.can_cast(result, asked, "equiv"):
+        raise TypeError(f"out has dtype {result}, but dtype={asked} was asked for")
     return result
 
 
@@ -671,10 +678,9 @@ class CorrelationPlan:
         return _result_into(out, geometry, self._run, image, k, self._fill, n)
 
     def _check_type(self, out: object) -> None:
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-        if not np.can_cast(out.dtype, self.dtype, "equiv"):
-            raise TypeError(f"out has dtype {out.dtype}, but the plan computes {self.dtype}")
+        dtype = check_out(out).dtype
+        if not np.can_cast(dtype, self.dtype, "equiv"):
+            raise TypeError(f"out has dtype {dtype}, but the plan computes {self.dtype}")
 
     def _accept(self, dtype: DType) -> None:
         """Take images of another type, or say why not."""

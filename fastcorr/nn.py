@@ -423,6 +423,15 @@ class Module:
                 found += [(f"{name}.{inner}", p) for inner, p in member.named_parameters()]
         return found
 
+    def _by_name(self) -> dict[str, Parameter]:
+        named = self.named_parameters()
+        own = dict(named)
+        if len(own) < len(named):  # an attribute set by setattr, whose name has a dot
+            names = [name for name, _ in named]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two parameters are named {shown(twice)}")
+        return own
+
     def parameters(self) -> list[Parameter]:
         """All parameters, each once: what an optimizer takes.
 
@@ -445,7 +454,7 @@ class Module:
         dict of str to ndarray
             Named as in PyTorch, which takes them after `torch.from_numpy`.
         """
-        return {name: p.data.copy() for name, p in self.named_parameters()}
+        return {name: p.data.copy() for name, p in self._by_name().items()}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Set all parameters' values; all of them, or in case of an error none.
@@ -459,12 +468,12 @@ class Module:
         Raises
         ------
         ValueError
-            If names are missing, or nobody's, or a shape is another.
+            If names are missing, or nobody's, or a shape is another, or a parameter is read-only.
         TypeError
             If `state` is not a dict, or a value is complex and its parameter is not.
         """
         _check_state(state)
-        own = dict(self.named_parameters())
+        own = self._by_name()
         _check_names(own, state)
         values = {}
         for name, p in own.items():
@@ -472,8 +481,7 @@ class Module:
             if value.shape != p.shape:
                 raise ValueError(f"{name} must have the shape {p.shape}, got {value.shape}")
             values[name] = _cast(value, p.dtype, name)
-        for name, p in own.items():
-            p.data[...] = values[name]
+        _fill(own, values)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all parameters' values to a file.
@@ -487,7 +495,8 @@ class Module:
         Raises
         ------
         ValueError
-            If the name ends otherwise, or safetensors knows no such numbers (complex128).
+            If the name ends otherwise, safetensors knows no such numbers (complex128), or the file
+            would not be read back for the name of a parameter.
         OSError
             If the file cannot be written.
         ImportError
@@ -496,6 +505,7 @@ class Module:
         path = _path(path)
         kind = _kind(path)
         state = self.state_dict()
+        _check_savable(kind, state)
         with new_file(path) as file:
             (_save_npz if kind == ".npz" else _save_safetensors)(file, state)
 
@@ -511,7 +521,8 @@ class Module:
         ------
         ValueError
             If the name ends otherwise, the file is damaged, or it is not of this model: its
-            names, shapes and dtypes must be the model's.  Then the model is as it was.
+            names, shapes and dtypes must be the model's.  If a parameter is read-only.  Then the
+            model is as it was.
         OSError
             If the file cannot be read.
         ImportError
@@ -535,7 +546,7 @@ class Module:
         """
         path = _path(path)
         read = _load_npz if _kind(path) == ".npz" else _load_safetensors
-        own = dict(self.named_parameters())
+        own = self._by_name()
         with open_regular(path) as file:
             try:
                 _check_size(file, own)
@@ -547,8 +558,7 @@ class Module:
                 if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                     raise
                 raise ValueError(f"cannot load {str(path)!r}: {error}") from error
-        for name, p in own.items():
-            p.data[...] = values[name]
+        _fill(own, values)
 
     def __getstate__(self) -> dict[str, Any]:
         state = vars(self).copy()
@@ -573,7 +583,7 @@ class Sequential(Module):
     Notes
     -----
     Has a length, can be iterated over and indexed; a slice is a `Sequential` of the same
-    layers.
+    layers.  Parameters and modules that are attributes of a subclass come after the layers'.
 
     Examples
     --------
@@ -597,8 +607,6 @@ class Sequential(Module):
             if not isinstance(layer, Module):
                 raise TypeError(f"layer {n} is not a Module: {shown(layer)}")
         self._layers = layers
-        # Before this one there is nothing to learn: backward may end here.
-        self._first = next((n for n, layer in enumerate(layers) if layer.parameters()), len(layers))
 
     def _forward(self, x: Array, keep: bool) -> tuple[Array, Any]:
         all_kept = []
@@ -610,14 +618,17 @@ class Sequential(Module):
 
     def _backward(self, dy: Array, kept: Any, needs_input_grad: bool) -> Array | None:
         grad: Any = dy
-        end = 0 if needs_input_grad else self._first
+        end = 0
+        if not needs_input_grad:  # before the first that learns, which a layer may do lately, too
+            learning = (n for n, layer in enumerate(self._layers) if layer.parameters())
+            end = next(learning, len(self._layers))
         for n in range(len(self._layers) - 1, end - 1, -1):
             # What a layer kept is freed as soon as it has done its part.
             grad = self._layers[n]._backward(grad, kept.pop(), needs_input_grad or n > end)
         return grad if needs_input_grad else None
 
     def _members(self) -> Iterable[tuple[str, object]]:
-        return ((str(n), layer) for n, layer in enumerate(self._layers))
+        return (*((str(n), layer) for n, layer in enumerate(self._layers)), *super()._members())
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -1870,9 +1881,12 @@ def fit(
 
 def _path(value: str | os.PathLike[str]) -> Path:
     try:
-        return Path(value)
+        path = Path(value)
     except TypeError:
         raise TypeError(f"path must be a file's name, got {shown(value)}") from None
+    if "\0" in str(path):
+        raise ValueError(f"path must be a file's name, got {shown(value)}")
+    return path
 
 
 def _kind(path: Path) -> str:
@@ -1906,6 +1920,26 @@ def _check_size(file: IO[bytes], own: Mapping[str, Parameter]) -> None:
     size = os.fstat(file.fileno()).st_size
     if size > most:
         raise ValueError(f"its {size} bytes are more than the model's parameters fill")
+
+
+def _check_savable(kind: str, names: Iterable[str]) -> None:
+    """No names that the format has no room for, or another use."""
+    for name in names:
+        if kind == ".safetensors":
+            good = name != "__metadata__"
+        else:
+            good = "\0" not in name and len(name.encode(errors="replace")) < 65_000
+        if not good:
+            raise ValueError(f"a {kind} file cannot hold a parameter named {shown(name)}")
+
+
+def _fill(own: Mapping[str, Parameter], values: Mapping[str, Array]) -> None:
+    """Set the parameters' values, all or none."""
+    for name, p in own.items():
+        if not p.data.flags.writeable:
+            raise ValueError(f"{name} is read-only")
+    for name, p in own.items():
+        p.data[...] = values[name]
 
 
 def _save_npz(file: IO[bytes], state: Mapping[str, Array]) -> None:

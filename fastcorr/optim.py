@@ -91,8 +91,8 @@ class Optimizer:
 
     Attributes
     ----------
-    params : list of Parameter
-        What it changes.
+    params : tuple of Parameter
+        What it changes; fixed.
     lr : float
         The learning rate; may be set at any time, as the other options may.
     steps : int
@@ -132,8 +132,8 @@ class Optimizer:
     lr: float
 
     def __init__(self, params: Iterable[Parameter], **options: object) -> None:
-        self.params = _parameters(params)
-        if not self.params:
+        self._params = tuple(_parameters(params))
+        if not self._params:
             raise ValueError("params must not be empty")
         if len({id(p) for p in self.params}) < len(self.params):
             raise ValueError("params must not hold a Parameter twice")
@@ -142,6 +142,11 @@ class Optimizer:
         self._state: dict[str, list[Array]] = {}
         self._fresh: dict[str, list[Array]] = {}  # not yet part of it: of a step not yet done
         vars(self).update(self._checked(options))
+
+    @property
+    def params(self) -> tuple[Parameter, ...]:
+        """What it changes; fixed, as what is remembered of each is."""
+        return self._params
 
     def _checked(self, options: Mapping[str, object]) -> dict[str, float | bool]:
         """The options as numbers, or an error that names the one that is wrong."""
@@ -164,13 +169,25 @@ class Optimizer:
             p.grad.fill(0)
 
     def step(self) -> None:
-        """Change the parameters by their gradients, once."""
+        """Change the parameters by their gradients, once.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is read-only, or an option that was set is out of range.  Then nothing
+            is changed.
+        TypeError
+            If an option that was set is no number.
+        """
         # The operations are noted first and then run by one call into C.  Python looks for
         # Ctrl-C between its own instructions only: here, and when all is done.
         program: list[Callable[[], object]] = []
         options = {name: vars(self)[name] for name in self._names}
         if not {float, bool}.issuperset(map(type, options.values())):  # one was set meanwhile
             self._checked(options)
+        for n, p in enumerate(self._params):
+            if not p.data.flags.writeable:
+                raise ValueError(f"params[{n}].data is read-only")
 
         def do(function: Callable[..., object], *args: object, **kwargs: object) -> None:
             program.append(partial(function, *args, **kwargs))

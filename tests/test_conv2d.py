@@ -1543,6 +1543,7 @@ ERRORS = [
     *((TypeError, "weight", {"weight": v[:, :2, :3, :3].repeat(3, 0)}) for v in STRANGE.values()),
     (TypeError, r"\bx\b.*masked", {"x": masked(2, 4, 6, 7)}),
     (TypeError, r"weight.*masked", {"weight": masked(6, 2, 3, 3)}),
+    (TypeError, r"out.*masked", {"out": masked(2, 6, 4, 5)}),
     (ValueError, "workers", {"workers": 0}),
     (ValueError, "workers", {"workers": -(10**6)}),
     *((TypeError, "workers", {"workers": v}) for v in (1.5, 1.0, True, "2", (1,))),

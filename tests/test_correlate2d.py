@@ -286,6 +286,11 @@ def test_masked_elements_are_not_dropped(function):
         with pytest.raises(TypeError, match=r"masked.*\.filled"):
             ours(function, *args)
     assert ours(function, a.filled(0), b).sum() == 4 * 7
+    out = np.ma.array(np.zeros((3, 3)), mask=True)
+    plan = getattr(fastcorr, f"plan_{function}")(b, shape=(2, 2))
+    for call in (lambda: ours(function, a.data, b, out=out), lambda: plan(a.data, out)):
+        with pytest.raises(TypeError, match="out is a masked array with masked elements"):
+            call()
 
 
 # ---------------------------------------------------------------- against the definition

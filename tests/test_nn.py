@@ -880,6 +880,58 @@ def test_sequential_computes_no_gradient_that_nobody_needs():
     assert model.backward(np.ones(2), False) is None
 
 
+class Lazy(nn.Module):
+    """Its parameter is made by the first call."""
+
+    def _forward(self, x, keep):
+        if not hasattr(self, "w"):
+            self.w = nn.Parameter(np.ones(x.shape[-1]))
+        return x * self.w.data, x
+
+    def _backward(self, dy, x, needs_input_grad):
+        self.w.grad += (dy * x).sum(0)
+        return dy * self.w.data
+
+
+@pytest.mark.parametrize(
+    "make_copy", [lambda model: model, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+@pytest.mark.parametrize("needed", [True, False])
+def test_sequential_finds_parameters_that_came_late(needed, make_copy, rng):
+    x = cases.reals(rng, (2, 3), "d")
+    model = make_copy(nn.Sequential(nn.ReLU(), nn.Sequential(Lazy()), nn.Linear(3, 2, rng=0)))
+    model(x)
+    model.backward(np.ones((2, 2)), needed)
+    right = (np.ones((2, 2)) @ model[2].weight.data * np.maximum(x, 0)).sum(0)
+    np.testing.assert_allclose(model[1][0].w.grad, right, rtol=1e-6)
+    assert [n for n, _ in model.named_parameters()] == ["1.0.w", "2.weight", "2.bias"]
+
+
+def test_attributes_of_a_sequential_are_its_parameters():
+    class Scaled(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(2, 2))
+            self.scale = nn.Parameter(3.0)
+            self.head = nn.Linear(2, 1, bias=False)
+
+    names = [name for name, _ in Scaled().named_parameters()]
+    assert names == ["0.weight", "0.bias", "scale", "head.weight"]
+
+
+def test_two_parameters_of_one_name(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    setattr(model, "0.weight", nn.Parameter(1.0))
+    for call in (
+        model.state_dict,
+        lambda: model.load_state_dict({"0.weight": 1.0}),
+        lambda: model.save(tmp_path / "m.npz"),
+        lambda: model.load(tmp_path / "m.npz"),
+    ):
+        with pytest.raises(ValueError, match=r"two parameters are named '0\.weight'"):
+            call()
+    assert len(model.parameters()) == 2
+
+
 def test_sequential_is_a_sequence():
     layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2)
     model = nn.Sequential(*layers)
@@ -1061,6 +1113,12 @@ def test_load_state_dict_is_all_or_nothing():
             model.load_state_dict(state)
         for name, array in model.state_dict().items():
             np.testing.assert_array_equal(array, before[name])
+    model[1].bias.data.flags.writeable = False
+    with pytest.raises(ValueError, match=r"1\.bias is read-only"):
+        model.load_state_dict(good)
+    model[1].bias.data.flags.writeable = True
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
     for state in (None, 5, list(good)):
         with pytest.raises(TypeError, match="state must be a dict"):
             model.load_state_dict(state)
@@ -1265,6 +1323,32 @@ def test_names_of_files(tmp_path):
         model.load(tmp_path / "folder.npz")
     model.save(tmp_path / "MODEL.NPZ")
     model.load(tmp_path / "MODEL.NPZ")
+
+
+@pytest.mark.parametrize(("suffix", "name"), [
+    (".npz", "a\0b"), (".npz", "x" * 70_000), (".safetensors", "__metadata__"),
+])  # fmt: skip
+def test_names_that_a_file_cannot_hold(suffix, name, tmp_path):
+    """Are refused when it is written, not when it is read."""
+    model, path = nn.Sequential(), tmp_path / f"m{suffix}"
+    setattr(model, name, nn.Parameter([1.0]))
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match=f"a {suffix} file cannot hold a parameter named"):
+        model.save(path)
+    assert path.read_bytes() == b"old"
+    for call in (model.save, model.load):
+        with pytest.raises(ValueError, match=r"path must be a file's name, got 'm\\x00"):
+            call(f"m\0{suffix}")
+
+
+def test_load_leaves_a_model_that_is_partly_read_only(tmp_path):
+    model = nn.Linear(2, 3, rng=0)
+    nn.Linear(2, 3, rng=1).save(tmp_path / "m.npz")
+    before = model.state_dict()
+    model.bias.data.flags.writeable = False
+    with pytest.raises(ValueError, match="bias is read-only"):
+        model.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(model.weight.data, before["weight"])
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

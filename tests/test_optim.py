@@ -253,11 +253,37 @@ def test_arguments():
 def test_params_may_be_an_iterator():
     layer = nn.Linear(2, 2)
     optimizer = optim.SGD(p for p in layer.parameters())
-    assert optimizer.params == layer.parameters()
+    assert optimizer.params == tuple(layer.parameters())
     assert repr(optimizer) == (
         "<SGD: 2 parameters, lr=0.001, momentum=0.0, dampening=0.0, weight_decay=0.0, "
         "nesterov=False>"
     )
+
+
+@richest
+def test_read_only_parameters_are_left_as_they_are(name, options):
+    """All of them: before the first step and after it."""
+    params = [nn.Parameter([1.0]), nn.Parameter([1.0])]
+    optimizer = make(name, params, options)
+    for steps in (0, 1):
+        params[0].grad = params[1].grad = [1.0]
+        params[1].data.flags.writeable = False
+        before = params[0].data.copy()
+        with pytest.raises(ValueError, match=r"params\[1\]\.data is read-only"):
+            optimizer.step()
+        np.testing.assert_array_equal(params[0].data, before)
+        assert optimizer.steps == steps
+        params[1].data.flags.writeable = True
+        optimizer.step()
+
+
+def test_params_are_fixed():
+    """What is remembered is of these, and no other is moved."""
+    optimizer = optim.Adam([nn.Parameter([1.0])])
+    with pytest.raises(AttributeError):
+        optimizer.params = [nn.Parameter([2.0])]
+    with pytest.raises(AttributeError):
+        optimizer.params.append(nn.Parameter([2.0]))
 
 
 # ---------------------------------------------------------------- going on

@@ -169,6 +169,14 @@ def test_setter_and_context():
             assert fastcorr.get_workers() == default
         assert fastcorr.get_workers() == 5
     assert fastcorr.get_workers() == 3
+    again = fastcorr.set_workers(5)
+    for _ in range(2):
+        with again:
+            assert fastcorr.get_workers() == 5
+            with again, fastcorr.set_workers(1):
+                pass
+            assert fastcorr.get_workers() == 5
+        assert fastcorr.get_workers() == 3
     with pytest.raises(KeyError), fastcorr.set_workers(1):
         raise KeyError
     assert fastcorr.get_workers() == 3
