@@ -1543,7 +1543,6 @@ ERRORS = [
     *((TypeError, "weight", {"weight": v[:, :2, :3, :3].repeat(3, 0)}) for v in STRANGE.values()),
     (TypeError, r"\bx\b.*masked", {"x": masked(2, 4, 6, 7)}),
     (TypeError, r"weight.*masked", {"weight": masked(6, 2, 3, 3)}),
-    (TypeError, r"out.*masked", {"out": masked(2, 6, 4, 5)}),
     (ValueError, "workers", {"workers": 0}),
     (ValueError, "workers", {"workers": -(10**6)}),
     *((TypeError, "workers", {"workers": v}) for v in (1.5, 1.0, True, "2", (1,))),
@@ -1558,6 +1557,7 @@ FORWARD_ERRORS = [
     (TypeError, "bias", {"bias": np.full(6, "1")}),
     (TypeError, "bias", {"bias": np.zeros(6, "M8[s]")}),
     (TypeError, r"bias.*masked", {"bias": masked(6)}),
+    (TypeError, r"out.*masked", {"out": masked(2, 6, 4, 5)}),
     *((ValueError, "method", {"method": v}) for v in ("fast", "AUTO", None, 1)),
 ]  # fmt: skip
 
