@@ -13,7 +13,6 @@ import math
 import operator
 import sys
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
@@ -32,20 +31,22 @@ Lags = tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
 # ---------------------------------------------------------------- operands
 
 
-def _masked(value: object, ma: ModuleType, depth: int = 64) -> bool:
+def _masked(value: object, depth: int = 64) -> bool:
     """Whether it is an array with masked elements, or has one among its rows, or theirs."""
+    ma = sys.modules.get("numpy.ma")  # what nobody has loaded has masked nothing
+    if not ma:
+        return False
     if isinstance(value, (list, tuple)):
         kinds = set(map(type, value))  # of numbers one, however many they are
         nested = any(issubclass(kind, (list, tuple, ma.MaskedArray)) for kind in kinds)
-        return nested and depth > 0 and any(_masked(row, ma, depth - 1) for row in value)
+        return nested and depth > 0 and any(_masked(row, depth - 1) for row in value)
     return isinstance(value, ma.MaskedArray) and bool(ma.is_masked(value))
 
 
 def _asarray(value: npt.ArrayLike, name: str) -> Array:
     if type(value) is np.ndarray:
         return value
-    ma = sys.modules.get("numpy.ma")  # what nobody has loaded has masked nothing
-    if ma and _masked(value, ma):
+    if _masked(value):
         raise TypeError(
             f"{name} is a masked array with masked elements, and its mask would be lost; pass "
             f"{name}.filled(value) to fill them, or {name}.data to use what lies under the mask"
@@ -57,10 +58,12 @@ def _asarray(value: npt.ArrayLike, name: str) -> Array:
 
 
 def check_out(out: object) -> Array:
+    """An array to write the result into, of whatever shape and type."""
+    if type(out) is np.ndarray:
+        return out
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    ma = sys.modules.get("numpy.ma")
-    if ma and _masked(out, ma):
+    if _masked(out):
         raise TypeError("out is a masked array with masked elements, which would hide the result")
     return out
 

@@ -453,6 +453,11 @@ class Module:
         -------
         dict of str to ndarray
             Named as in PyTorch, which takes them after `torch.from_numpy`.
+
+        Raises
+        ------
+        ValueError
+            If two parameters have one name.
         """
         return {name: p.data.copy() for name, p in self._by_name().items()}
 
@@ -1923,7 +1928,8 @@ def _check_size(file: IO[bytes], own: Mapping[str, Parameter]) -> None:
 
 
 def _check_savable(kind: str, names: Iterable[str]) -> None:
-    """No names that the format has no room for, or another use."""
+    """No names that the format has no room for, or another use: zip's end at a null character and
+    have 65 535 bytes at most."""
     for name in names:
         if kind == ".safetensors":
             good = name != "__metadata__"

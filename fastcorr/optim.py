@@ -54,13 +54,13 @@ def _number(value: object, name: str) -> float | bool:
 _MOST = 1_000_000
 
 
-def _parameters(params: object) -> list[Parameter]:
+def _parameters(params: object) -> tuple[Parameter, ...]:
     if not isinstance(params, Iterable) or (isinstance(params, np.ndarray) and params.ndim == 0):
         raise TypeError(f"params must be a list of Parameters, got {shown(params)}")
     if isinstance(params, np.ndarray) and len(params) > _MOST:  # not to be gone through first
         raise ValueError(f"params must be at most {_MOST} Parameters")
     try:
-        found = list(listed(params, _MOST))
+        found = listed(params, _MOST)
     except TypeError:
         raise TypeError(f"params must be a list of Parameters, got {shown(params)}") from None
     if len(found) > _MOST:
@@ -132,8 +132,8 @@ class Optimizer:
     lr: float
 
     def __init__(self, params: Iterable[Parameter], **options: object) -> None:
-        self._params = tuple(_parameters(params))
-        if not self._params:
+        self._params = _parameters(params)
+        if not self.params:
             raise ValueError("params must not be empty")
         if len({id(p) for p in self.params}) < len(self.params):
             raise ValueError("params must not hold a Parameter twice")
@@ -185,7 +185,7 @@ class Optimizer:
         options = {name: vars(self)[name] for name in self._names}
         if not {float, bool}.issuperset(map(type, options.values())):  # one was set meanwhile
             self._checked(options)
-        for n, p in enumerate(self._params):
+        for n, p in enumerate(self.params):
             if not p.data.flags.writeable:
                 raise ValueError(f"params[{n}].data is read-only")
 
